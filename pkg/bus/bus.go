@@ -1,0 +1,81 @@
+// Package bus moves frames between process instances over ZeroMQ. It knows
+// nothing of their content.
+//
+// Every instance has a name such as "proxy.0" (kind, dot, number) and a random
+// boot id. It binds one PULL inbox, to which every peer dials a PUSH socket of
+// its own, and one PUB, to which every peer subscribes. Directed frames go
+// through the inbox and are never lost between two living boots: each link
+// numbers its frames, keeps them until the peer has acknowledged them, sends
+// them again after a reconnect, and drops repeats. What goes over PUB may be
+// missed and is repeated by its sender: heartbeats above all.
+//
+// This is the only package that sees a ZeroMQ type.
+package bus
+
+import (
+	"context"
+	"errors"
+	"strings"
+)
+
+// Peer is one boot of another instance.
+type Peer struct {
+	Name string // "handler.0"
+	Boot uint64 // random, never 0
+}
+
+// Kind returns the part of the name before the dot: "connmgr", "proxy",
+// "handler" or "zurl".
+func (p Peer) Kind() string { return Kind(p.Name) }
+
+// Kind returns the part of an instance name before the dot.
+func Kind(name string) string {
+	kind, _, _ := strings.Cut(name, ".")
+	return kind
+}
+
+// Bus is one instance's end of the bus. [Node] is the real one, bustest has one
+// in memory. All methods may be called from any goroutine, and none blocks on a
+// peer.
+type Bus interface {
+	// Name and Boot say who we are.
+	Name() string
+	Boot() uint64
+	// Send queues a frame for a peer that is up, in order with all other frames
+	// for that peer. The bus owns b from then on. It returns ErrNoPeer if no
+	// such instance is up, and ErrQueueFull (counted) if its queue is at its
+	// bound. A nil error means: it arrives, unless this boot of the peer goes
+	// down, which Receiver.PeerDown tells.
+	Send(to string, b []byte) error
+	// Publish sends b to every peer over PUB. It may be lost.
+	Publish(topic string, b []byte)
+	// Peers returns the peers of a kind that are up, sorted by name.
+	Peers(kind string) []Peer
+	// Run starts the loops and blocks until ctx ends or the inbox cannot be
+	// served. r gets everything that arrives.
+	Run(ctx context.Context, r Receiver) error
+}
+
+// Receiver is what a process does with what arrives. The bus calls all methods
+// from one goroutine, so they must not block; what they are handed in b is
+// theirs to keep and must not be written to.
+type Receiver interface {
+	// Receive is called for each directed frame, in order for each peer.
+	Receive(from Peer, b []byte)
+	// PeerUp is called before the first Receive from p, and before Send to it
+	// succeeds.
+	PeerUp(p Peer)
+	// PeerDown says that this boot of the peer is gone, or was out of reach for
+	// so long that it was given up. Frames sent to it that it had not
+	// acknowledged may or may not have arrived. Nothing is received from it any
+	// more until another PeerUp.
+	PeerDown(p Peer)
+	// Broadcast is called for what a peer sent by Publish.
+	Broadcast(from Peer, topic string, b []byte)
+}
+
+// Errors of Send.
+var (
+	ErrNoPeer    = errors.New("bus: no such peer is up")
+	ErrQueueFull = errors.New("bus: queue to peer is full")
+)

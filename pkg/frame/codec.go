@@ -1,0 +1,727 @@
+package frame
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"math"
+	"sync"
+
+	"github.com/vmihailenco/msgpack/v5"
+)
+
+// Append appends the encoded form of f to dst. Encoding cannot fail: every
+// field type has a form.
+func Append(dst []byte, f Frame) []byte {
+	w := writers.Get().(*writer)
+	defer writers.Put(w)
+	w.buf.b = append(dst, array16, 0, 0)
+	start := len(dst)
+	w.n = 0
+	t := uint64(f.Type())
+	w.uint(&t)
+	f.fields(w)
+	out := w.buf.b
+	w.buf.b = nil
+	out[start+1], out[start+2] = byte(w.n>>8), byte(w.n)
+	return out
+}
+
+// Encode returns the encoded form of f in a slice of its own.
+func Encode(f Frame) []byte { return Append(nil, f) }
+
+// TypeOf returns the type of the encoded frame b without decoding the rest.
+func TypeOf(b []byte) (Type, error) {
+	r := reader{b: b}
+	r.begin()
+	t := r.frameType()
+	return t, r.err
+}
+
+// Decode returns the frame that b holds. Byte slices of the result are parts of
+// b, which must not be changed afterwards; strings are copies.
+func Decode(b []byte) (Frame, error) {
+	if len(b) > MaxFrame {
+		return nil, fmt.Errorf("%w: %d bytes, more than %d", ErrMalformed, len(b), MaxFrame)
+	}
+	r := readers.Get().(*reader)
+	defer func() { r.b = nil; readers.Put(r) }()
+	*r = reader{b: b, src: r.src, dec: r.dec}
+	r.begin()
+	t := r.frameType()
+	if r.err != nil {
+		return nil, r.err
+	}
+	f := newFrame(t)
+	if f == nil {
+		return nil, fmt.Errorf("%w: unknown type %d", ErrMalformed, t)
+	}
+	f.fields(r)
+	if r.err != nil {
+		return nil, fmt.Errorf("%s: %w", t, r.err)
+	}
+	return f, nil
+}
+
+func newFrame(t Type) Frame {
+	switch t {
+	case TypeRequest:
+		return new(Request)
+	case TypeResponse:
+		return new(Response)
+	case TypeBody:
+		return new(Body)
+	case TypeCredit:
+		return new(Credit)
+	case TypeCancel:
+		return new(Cancel)
+	case TypeAccept:
+		return new(Accept)
+	case TypeAccepted:
+		return new(Accepted)
+	case TypeHold:
+		return new(Hold)
+	case TypeUpdate:
+		return new(Update)
+	case TypeFinish:
+		return new(Finish)
+	case TypeRetry:
+		return new(Retry)
+	case TypeDeliver:
+		return new(Deliver)
+	case TypeReport:
+		return new(Report)
+	case TypeClosed:
+		return new(Closed)
+	case TypeRecords:
+		return new(Records)
+	case TypeFetch:
+		return new(Fetch)
+	case TypeFetched:
+		return new(Fetched)
+	case TypeMessage:
+		return new(Message)
+	case TypeSession:
+		return new(Session)
+	case TypeControl:
+		return new(Control)
+	}
+	return nil
+}
+
+// coder visits the fields of a frame in wire order: the writer writes them, the
+// reader fills them in. One list of fields serves both, so they cannot differ.
+type coder interface {
+	uint(v *uint64)
+	int(v *int64)
+	bool(v *bool)
+	str(v *string)
+	bytes(v *[]byte)
+	header(v *[]Field)
+	// list visits a list: the reader calls grow(n) once with the announced
+	// length, and both call item for each element.
+	list(n int, grow func(n int), item func(i int))
+	// group visits the fields of one element of a list, as an array of its own
+	// so that it too may grow at the end.
+	group(fields func())
+}
+
+const array16 = 0xdc
+
+type sliceWriter struct{ b []byte }
+
+func (s *sliceWriter) Write(p []byte) (int, error) { s.b = append(s.b, p...); return len(p), nil }
+func (s *sliceWriter) WriteByte(c byte) error      { s.b = append(s.b, c); return nil }
+
+type writer struct {
+	buf sliceWriter
+	enc *msgpack.Encoder
+	n   int // elements written to the array that is open
+}
+
+var writers = sync.Pool{New: func() any {
+	w := new(writer)
+	w.enc = msgpack.NewEncoder(&w.buf)
+	return w
+}}
+
+// The encoder's errors are those of the underlying writer, which has none.
+
+func (w *writer) uint(v *uint64)  { w.n++; _ = w.enc.EncodeUint(*v) }
+func (w *writer) int(v *int64)    { w.n++; _ = w.enc.EncodeInt(*v) }
+func (w *writer) bool(v *bool)    { w.n++; _ = w.enc.EncodeBool(*v) }
+func (w *writer) str(v *string)   { w.n++; _ = w.enc.EncodeString(*v) }
+func (w *writer) bytes(v *[]byte) { w.n++; _ = w.enc.EncodeBytes(*v) }
+
+func (w *writer) header(v *[]Field) {
+	w.n++
+	_ = w.enc.EncodeArrayLen(2 * len(*v))
+	for i := range *v {
+		_ = w.enc.EncodeString((*v)[i].Name)
+		_ = w.enc.EncodeString((*v)[i].Value)
+	}
+}
+
+func (w *writer) list(n int, _ func(int), item func(int)) {
+	w.n++
+	outer := w.n
+	_ = w.enc.EncodeArrayLen(n)
+	for i := range n {
+		item(i)
+	}
+	w.n = outer
+}
+
+func (w *writer) group(fields func()) {
+	outer := w.n + 1
+	start := len(w.buf.b)
+	w.buf.b = append(w.buf.b, array16, 0, 0)
+	w.n = 0
+	fields()
+	w.buf.b[start+1], w.buf.b[start+2] = byte(w.n>>8), byte(w.n)
+	w.n = outer
+}
+
+type reader struct {
+	b    []byte
+	src  *bytes.Reader
+	dec  *msgpack.Decoder
+	left int // elements of the open array not read yet
+	err  error
+}
+
+var readers = sync.Pool{New: func() any {
+	src := bytes.NewReader(nil)
+	return &reader{src: src, dec: msgpack.NewDecoder(src)}
+}}
+
+func (r *reader) begin() {
+	if r.src == nil {
+		r.src = bytes.NewReader(nil)
+		r.dec = msgpack.NewDecoder(r.src)
+	}
+	r.src.Reset(r.b)
+	r.dec.Reset(r.src)
+	r.left = r.arrayLen(math.MaxUint16)
+}
+
+func (r *reader) frameType() Type {
+	var t uint64
+	r.uint(&t)
+	if t > math.MaxUint8 {
+		r.fail("type %d", t)
+	}
+	return Type(t)
+}
+
+func (r *reader) fail(format string, args ...any) {
+	if r.err == nil {
+		r.err = fmt.Errorf("%w: at byte %d: %s", ErrMalformed, r.offset(), fmt.Sprintf(format, args...))
+	}
+}
+
+func (r *reader) offset() int { return len(r.b) - r.src.Len() }
+
+// next reports whether the open array has another element, and takes it.
+func (r *reader) next() bool {
+	if r.err != nil || r.left == 0 {
+		return false
+	}
+	r.left--
+	return true
+}
+
+func (r *reader) arrayLen(limit int) int {
+	if r.err != nil {
+		return 0
+	}
+	n, err := r.dec.DecodeArrayLen()
+	switch {
+	case err != nil:
+		r.fail("%v", err)
+	case n > limit:
+		r.fail("list of %d, more than %d", n, limit)
+	case n > r.src.Len(): // each element takes at least a byte
+		r.fail("list of %d in %d bytes", n, r.src.Len())
+	case n > 0:
+		return n
+	}
+	return 0
+}
+
+// span reads a string or byte string and returns where it stands in r.b.
+func (r *reader) span() (start, end int) {
+	if r.err != nil {
+		return 0, 0
+	}
+	n, err := r.dec.DecodeBytesLen()
+	if err != nil {
+		r.fail("%v", err)
+		return 0, 0
+	}
+	if n <= 0 {
+		return 0, 0
+	}
+	if n > r.src.Len() {
+		r.fail("string of %d in %d bytes", n, r.src.Len())
+		return 0, 0
+	}
+	start = r.offset()
+	if _, err := r.src.Seek(int64(n), io.SeekCurrent); err != nil {
+		r.fail("%v", err)
+		return 0, 0
+	}
+	return start, start + n
+}
+
+func (r *reader) uint(v *uint64) {
+	if !r.next() {
+		return
+	}
+	n, err := r.dec.DecodeUint64()
+	if err != nil {
+		r.fail("%v", err)
+		return
+	}
+	*v = n
+}
+
+func (r *reader) int(v *int64) {
+	if !r.next() {
+		return
+	}
+	n, err := r.dec.DecodeInt64()
+	if err != nil {
+		r.fail("%v", err)
+		return
+	}
+	*v = n
+}
+
+func (r *reader) bool(v *bool) {
+	if !r.next() {
+		return
+	}
+	b, err := r.dec.DecodeBool()
+	if err != nil {
+		r.fail("%v", err)
+		return
+	}
+	*v = b
+}
+
+func (r *reader) str(v *string) {
+	if !r.next() {
+		return
+	}
+	a, b := r.span()
+	*v = string(r.b[a:b])
+}
+
+func (r *reader) bytes(v *[]byte) {
+	if !r.next() {
+		return
+	}
+	if a, b := r.span(); b > a {
+		*v = r.b[a:b:b]
+	}
+}
+
+// header makes one string of the whole list and cuts names and values out of
+// it: two allocations however many fields there are.
+func (r *reader) header(v *[]Field) {
+	if !r.next() {
+		return
+	}
+	n := r.arrayLen(2 * MaxHeaders)
+	if n%2 != 0 {
+		r.fail("header list of odd length %d", n)
+	}
+	if n == 0 || r.err != nil {
+		return
+	}
+	var few [64]int
+	spans := few[:0]
+	first := r.offset()
+	for range n {
+		a, b := r.span()
+		if b == 0 {
+			a, b = first, first
+		}
+		spans = append(spans, a, b)
+	}
+	if r.err != nil {
+		return
+	}
+	all := string(r.b[first:r.offset()])
+	fields := make([]Field, n/2)
+	for i := range fields {
+		s := spans[4*i : 4*i+4]
+		fields[i] = Field{Name: all[s[0]-first : s[1]-first], Value: all[s[2]-first : s[3]-first]}
+	}
+	*v = fields
+}
+
+func (r *reader) list(_ int, grow func(int), item func(int)) {
+	if !r.next() {
+		return
+	}
+	n := r.arrayLen(MaxList)
+	if n == 0 {
+		return
+	}
+	grow(n)
+	outer := r.left
+	r.left = n
+	for i := 0; i < n && r.err == nil; i++ {
+		item(i)
+	}
+	r.left = outer
+}
+
+func (r *reader) group(fields func()) {
+	if !r.next() {
+		return
+	}
+	outer := r.left
+	r.left = r.arrayLen(math.MaxUint16)
+	fields()
+	for r.left > 0 && r.err == nil {
+		r.left--
+		if err := r.dec.Skip(); err != nil {
+			r.fail("%v", err)
+		}
+	}
+	r.left = outer
+}
+
+// Helpers for the narrower field types.
+
+func u8[T ~uint8](c coder, v *T) {
+	n := uint64(*v)
+	c.uint(&n)
+	if n > math.MaxUint8 {
+		n = math.MaxUint8
+	}
+	*v = T(n)
+}
+
+func u16(c coder, v *uint16) {
+	n := uint64(*v)
+	c.uint(&n)
+	*v = uint16(min(n, math.MaxUint16))
+}
+
+func u32(c coder, v *uint32) {
+	n := uint64(*v)
+	c.uint(&n)
+	*v = uint32(min(n, math.MaxUint32))
+}
+
+func list[T any](c coder, v *[]T, item func(e *T)) {
+	c.list(len(*v), func(n int) { *v = make([]T, n) }, func(i int) { item(&(*v)[i]) })
+}
+
+func strs(c coder, v *[]string)  { list(c, v, func(e *string) { c.str(e) }) }
+func uints(c coder, v *[]uint64) { list(c, v, func(e *uint64) { c.uint(e) }) }
+
+func lastIDs(c coder, v *[]LastID) {
+	list(c, v, func(e *LastID) { c.group(func() { c.str(&e.Channel); c.str(&e.ID) }) })
+}
+
+func xid(c coder, v *XID) {
+	c.str(&v.Conn)
+	c.uint(&v.Boot)
+	c.uint(&v.ID)
+}
+
+func keepAlive(c coder, v *KeepAlive) {
+	c.group(func() { c.bytes(&v.Data); u32(c, &v.Millis); c.bool(&v.Interval); u8(c, &v.Kind) })
+}
+
+// The fields of each frame, in wire order. New fields go to the end.
+
+// Type implements Frame.
+func (*Request) Type() Type { return TypeRequest }
+func (f *Request) fields(c coder) {
+	c.uint(&f.ID)
+	c.str(&f.Method)
+	c.str(&f.URI)
+	c.str(&f.Scheme)
+	c.str(&f.Host)
+	u8(c, &f.Minor)
+	c.header(&f.Header)
+	c.int(&f.BodyLen)
+	c.bytes(&f.Body)
+	c.bool(&f.More)
+	c.str(&f.Peer)
+	c.str(&f.ConnID)
+	c.bool(&f.Upgrade)
+	c.bool(&f.Retry)
+	c.str(&f.Route)
+	lastIDs(c, &f.Last)
+	c.bool(&f.Resend)
+	c.bytes(&f.Session)
+	c.bool(&f.Expect)
+}
+
+// Type implements Frame.
+func (*Response) Type() Type { return TypeResponse }
+func (f *Response) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	u16(c, &f.Code)
+	c.str(&f.Reason)
+	c.header(&f.Header)
+	c.int(&f.BodyLen)
+	c.bytes(&f.Body)
+	c.bool(&f.More)
+	c.bool(&f.Close)
+}
+
+// Type implements Frame.
+func (*Body) Type() Type { return TypeBody }
+func (f *Body) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	c.bytes(&f.Data)
+	c.bool(&f.More)
+	c.header(&f.Trailer)
+}
+
+// Type implements Frame.
+func (*Credit) Type() Type { return TypeCredit }
+func (f *Credit) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	c.uint(&f.N)
+}
+
+// Type implements Frame.
+func (*Cancel) Type() Type { return TypeCancel }
+func (f *Cancel) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	u8(c, &f.Reason)
+	c.str(&f.Text)
+}
+
+// Type implements Frame.
+func (*Accept) Type() Type { return TypeAccept }
+func (f *Accept) fields(c coder) {
+	xid(c, &f.X)
+	c.uint(&f.SendSeq)
+	c.uint(&f.RecvSeq)
+	c.str(&f.ConnID)
+	u8(c, &f.Mode)
+	u32(c, &f.Millis)
+	keepAlive(c, &f.KeepAlive)
+	list(c, &f.Channels, func(e *Channel) {
+		c.group(func() {
+			c.str(&e.Name)
+			c.str(&e.PrevID)
+			c.bool(&e.HasPrevID)
+			c.bool(&e.Implicit)
+			strs(c, &e.Filters)
+		})
+	})
+	c.header(&f.Meta)
+	c.str(&f.Next.URI)
+	u32(c, &f.Next.Millis)
+	c.str(&f.Gone)
+	c.bool(&f.HeadSent)
+	u16(c, &f.Code)
+	c.str(&f.Reason)
+	c.header(&f.Header)
+	c.bytes(&f.Body)
+	strs(c, &f.Expose)
+	c.str(&f.Method)
+	c.str(&f.URI)
+	c.str(&f.Peer)
+	c.str(&f.Route)
+	c.bool(&f.RouteNamed)
+	c.str(&f.Prefix)
+	c.str(&f.SigIss)
+	c.str(&f.SigKey)
+	c.bool(&f.Debug)
+	c.bool(&f.CORS)
+	c.str(&f.JSONP)
+	u8(c, &f.JSONPMode)
+	c.bool(&f.Retry)
+	u8(c, &f.Minor)
+	c.header(&f.Request)
+	u8(c, &f.Policy)
+	c.header(&f.UserMeta)
+}
+
+// Type implements Frame.
+func (*Accepted) Type() Type { return TypeAccepted }
+func (f *Accepted) fields(c coder) {
+	xid(c, &f.X)
+	c.bool(&f.OK)
+	c.str(&f.Code)
+	c.str(&f.Text)
+}
+
+// Type implements Frame.
+func (*Hold) Type() Type { return TypeHold }
+func (f *Hold) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	u8(c, &f.Mode)
+	u32(c, &f.Millis)
+	keepAlive(c, &f.KeepAlive)
+	strs(c, &f.Groups)
+	c.bool(&f.HeadSent)
+	u16(c, &f.Code)
+	c.str(&f.Reason)
+	c.header(&f.Header)
+	c.bytes(&f.Body)
+	c.bool(&f.More)
+	c.bytes(&f.Record)
+	u8(c, &f.Policy)
+	c.str(&f.JSONP)
+	u8(c, &f.JSONPMode)
+}
+
+// Type implements Frame.
+func (*Update) Type() Type { return TypeUpdate }
+func (f *Update) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	strs(c, &f.Groups)
+	keepAlive(c, &f.KeepAlive)
+	c.bytes(&f.Record)
+}
+
+// Type implements Frame.
+func (*Finish) Type() Type { return TypeFinish }
+func (f *Finish) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	u16(c, &f.Code)
+	c.str(&f.Reason)
+	c.header(&f.Header)
+	c.bytes(&f.Body)
+	c.bool(&f.Abort)
+}
+
+// Type implements Frame.
+func (*Retry) Type() Type { return TypeRetry }
+func (f *Retry) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	c.str(&f.Route)
+	lastIDs(c, &f.Last)
+}
+
+// Type implements Frame.
+func (*Deliver) Type() Type { return TypeDeliver }
+func (f *Deliver) fields(c coder) {
+	c.uint(&f.Pub)
+	u8(c, &f.Mode)
+	u8(c, &f.Action)
+	c.str(&f.Group)
+	uints(c, &f.Only)
+	uints(c, &f.Except)
+	u16(c, &f.Code)
+	c.str(&f.Reason)
+	c.header(&f.Header)
+	c.bytes(&f.Body)
+	u8(c, &f.Kind)
+	c.str(&f.ItemID)
+}
+
+// Type implements Frame.
+func (*Report) Type() Type { return TypeReport }
+func (f *Report) fields(c coder) {
+	list(c, &f.Outcomes, func(e *Outcome) {
+		c.group(func() {
+			c.uint(&e.Pub)
+			u8(c, &e.Mode)
+			u32(c, &e.Delivered)
+			list(c, &e.Dropped, func(d *Drop) {
+				c.group(func() { u8(c, &d.Reason); u32(c, &d.N) })
+			})
+		})
+	})
+}
+
+// Type implements Frame.
+func (*Closed) Type() Type { return TypeClosed }
+func (f *Closed) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	u8(c, &f.Reason)
+	c.uint(&f.Sent)
+}
+
+// Type implements Frame.
+func (*Records) Type() Type { return TypeRecords }
+func (f *Records) fields(c coder) {
+	list(c, &f.Holds, func(e *Held) {
+		c.group(func() { c.uint(&e.ID); c.uint(&e.SendSeq); c.uint(&e.RecvSeq); c.bytes(&e.Record) })
+	})
+	c.bool(&f.Done)
+}
+
+// Type implements Frame.
+func (*Fetch) Type() Type { return TypeFetch }
+func (f *Fetch) fields(c coder) {
+	c.uint(&f.Token)
+	c.str(&f.Method)
+	c.str(&f.URI)
+	c.header(&f.Header)
+	c.bytes(&f.Body)
+	u32(c, &f.MaxBody)
+	u32(c, &f.Millis)
+	c.bool(&f.Trusted)
+	u8(c, &f.Redirects)
+	c.str(&f.ConnectHost)
+}
+
+// Type implements Frame.
+func (*Fetched) Type() Type { return TypeFetched }
+func (f *Fetched) fields(c coder) {
+	c.uint(&f.Token)
+	u16(c, &f.Code)
+	c.str(&f.Reason)
+	c.header(&f.Header)
+	c.bytes(&f.Body)
+	c.str(&f.Condition)
+	c.str(&f.Text)
+}
+
+// Type implements Frame.
+func (*Message) Type() Type { return TypeMessage }
+func (f *Message) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	u8(c, &f.Kind)
+	c.bytes(&f.Data)
+	c.bool(&f.More)
+	u16(c, &f.Code)
+}
+
+// Type implements Frame.
+func (*Session) Type() Type { return TypeSession }
+func (f *Session) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	c.bytes(&f.Record)
+	c.uint(&f.Acked)
+}
+
+// Type implements Frame.
+func (*Control) Type() Type { return TypeControl }
+func (f *Control) fields(c coder) {
+	xid(c, &f.X)
+	u8(c, &f.Op)
+	c.str(&f.Channel)
+	c.str(&f.Text)
+	c.bytes(&f.Data)
+	c.header(&f.Fields)
+	strs(c, &f.List)
+	c.uint(&f.N)
+	u8(c, &f.Kind)
+}

@@ -1,0 +1,363 @@
+package frame
+
+// Frame is one message of the bus.
+type Frame interface {
+	// Type returns element 0 of the encoded form.
+	Type() Type
+	fields(c coder)
+}
+
+// Field is one HTTP header field. Name and value are kept as they were sent:
+// case, order and repetition are significant to somebody.
+type Field struct {
+	Name, Value string
+}
+
+// XID names an exchange for peers that are not its connmgr.
+type XID struct {
+	Conn string // instance name of the connmgr, such as "connmgr.0"
+	Boot uint64 // boot id of that connmgr
+	ID   uint64 // number of the exchange
+}
+
+// LastID is a channel's position, as in Grip-Last.
+type LastID struct {
+	Channel, ID string
+}
+
+// Request opens an exchange (connmgr → proxy). Seq is always 0.
+type Request struct {
+	ID      uint64
+	Method  string
+	URI     string // request target as sent by the client, in origin form ("/path?query") or "*"
+	Scheme  string // "http" or "https", what the client's own connection uses
+	Host    string // Host header, or the authority of an absolute-form target; "" if the client sent none (HTTP/1.0)
+	Minor   uint8  // HTTP/1.Minor
+	Header  []Field
+	BodyLen int64  // bytes to come, 0 for none, -1 for unknown (chunked)
+	Body    []byte // first part of the body
+	More    bool   // Body frames follow
+	Peer    string // client address as "ip:port"; "" for a unix socket
+	ConnID  string // public connection id, the same for every attempt
+	Upgrade bool   // a valid WebSocket handshake
+	Retry   bool   // a held request that asks its origin anew
+	Route   string // route id to use, for a retry
+	Last    []LastID
+	Resend  bool   // an earlier attempt was lost with its proxy
+	Session []byte // record of a WebSocket-over-HTTP session to go on with
+	Expect  bool   // the client waits for "100 Continue"
+}
+
+// Response begins the answer (proxy → connmgr).
+type Response struct {
+	ID, Seq uint64
+	Code    uint16
+	Reason  string
+	Header  []Field // without hop-by-hop fields; Content-Length only if BodyLen says so too
+	BodyLen int64   // bytes to come, 0 for none, -1 for unknown
+	Body    []byte
+	More    bool
+	Close   bool // end the client's connection after this response
+}
+
+// Body carries body bytes in either direction. More is false on the last one.
+type Body struct {
+	ID, Seq uint64
+	Data    []byte
+	More    bool
+	Trailer []Field
+}
+
+// Credit allows N more body bytes.
+type Credit struct {
+	ID, Seq uint64
+	N       uint64
+}
+
+// Cancel ends an exchange at once, in either direction. Text is for the log.
+type Cancel struct {
+	ID, Seq uint64
+	Reason  Reason
+	Text    string
+}
+
+// Mode is how a hold takes publications.
+type Mode uint8
+
+// Modes of a hold. The mode is also the format of publications that it takes.
+const (
+	ModeNone      Mode = 0
+	ModeResponse  Mode = 1 // long poll: http-response
+	ModeStream    Mode = 2 // http-stream
+	ModeWebSocket Mode = 3 // ws-message
+)
+
+func (m Mode) String() string {
+	switch m {
+	case ModeResponse:
+		return "http-response"
+	case ModeStream:
+		return "http-stream"
+	case ModeWebSocket:
+		return "ws-message"
+	}
+	return "none"
+}
+
+// KeepAlive is what connmgr sends on a held connection that is quiet.
+type KeepAlive struct {
+	Data     []byte
+	Millis   uint32 // 0: no keep-alives
+	Interval bool   // true: publications do not reset the timer ("interval" instead of "idle")
+	Kind     uint8  // WebSocket: message kind of Data, see MessageText …; 0 otherwise
+}
+
+// Channel is one subscription of a hold.
+type Channel struct {
+	Name      string // as the publisher names it, with the route's prefix
+	PrevID    string
+	HasPrevID bool
+	Implicit  bool // made by the route, not by the origin
+	Filters   []string
+}
+
+// Link is a Grip-Link.
+type Link struct {
+	URI    string
+	Millis uint32
+}
+
+// Accept hands an exchange over (proxy → handler). Its encoded form without
+// Body is also the record that connmgr keeps of the hold and sends to a new
+// handler.
+type Accept struct {
+	X          XID
+	SendSeq    uint64 // Seq of the next frame to connmgr
+	RecvSeq    uint64 // Seq of the next frame from connmgr
+	ConnID     string
+	Mode       Mode // ModeNone: no hold but a next link
+	Millis     uint32
+	KeepAlive  KeepAlive
+	Channels   []Channel
+	Meta       []Field
+	Next       Link // URI "" if none
+	Gone       string
+	HeadSent   bool // head and initial body are on their way already
+	Code       uint16
+	Reason     string
+	Header     []Field
+	Body       []byte
+	Expose     []string
+	Method     string
+	URI        string // effective URI after the route's rewriting, absolute
+	Peer       string // logical client address
+	Route      string // route id
+	RouteNamed bool   // the id was given in the routes file, not derived
+	Prefix     string // channel prefix of the route
+	SigIss     string
+	SigKey     string // key string as configured; "" for the global one
+	Debug      bool
+	CORS       bool
+	JSONP      string // callback, "" if none
+	JSONPMode  uint8  // 1 extended, 2 basic
+	Retry      bool
+	Minor      uint8
+	Request    []Field // request header, for the automatic cross-origin fields
+	Policy     uint8   // what happens at a full backlog, see connmgr
+	UserMeta   []Field // reserved for lifecycle events
+}
+
+// Accepted answers Accept.
+type Accepted struct {
+	X    XID
+	OK   bool
+	Code string // condition if not OK
+	Text string
+}
+
+// Hold tells connmgr to hold a client's connection. For ModeResponse the
+// response is the one to send when the time is over; for ModeStream it is sent
+// at once (unless HeadSent) and the connection stays open.
+type Hold struct {
+	ID, Seq   uint64
+	Mode      Mode
+	Millis    uint32 // ModeResponse: hold for this long
+	KeepAlive KeepAlive
+	Groups    []string
+	HeadSent  bool
+	Code      uint16
+	Reason    string
+	Header    []Field
+	Body      []byte
+	More      bool // ModeStream: Body frames of the initial body follow
+	Record    []byte
+	Policy    uint8
+	JSONP     string
+	JSONPMode uint8
+}
+
+// Update replaces a hold's groups, keep-alive and record.
+type Update struct {
+	ID, Seq   uint64
+	Groups    []string
+	KeepAlive KeepAlive
+	Record    []byte
+}
+
+// Finish ends a hold. ModeResponse: the response is sent. ModeStream: Body is
+// appended and the response ended; with Abort it is cut so that the client can
+// tell. ModeWebSocket: Code is the close code and Reason its text.
+type Finish struct {
+	ID, Seq uint64
+	Code    uint16
+	Reason  string
+	Header  []Field
+	Body    []byte
+	Abort   bool
+}
+
+// Retry takes a hold back into an ordinary exchange: connmgr sends its request
+// again, as a new exchange with Last and Route, and reports the old number as
+// closed with ReasonReplaced.
+type Retry struct {
+	ID, Seq uint64
+	Route   string
+	Last    []LastID
+}
+
+// Action is what a publication does.
+type Action uint8
+
+// Actions of a publication.
+const (
+	ActionSend    Action = 0
+	ActionHint    Action = 1
+	ActionClose   Action = 2
+	ActionRefresh Action = 3
+)
+
+// Kinds of a WebSocket message.
+const (
+	MessageText   uint8 = 1
+	MessageBinary uint8 = 2
+	MessageClose  uint8 = 8
+	MessagePing   uint8 = 9
+	MessagePong   uint8 = 10
+)
+
+// Deliver carries one publication to the members of a group (handler →
+// connmgr). With Only it goes to those holds and Group is "".
+type Deliver struct {
+	Pub    uint64 // number of the publication at this handler, for Report
+	Mode   Mode
+	Action Action // ActionSend or ActionClose
+	Group  string
+	Only   []uint64
+	Except []uint64
+	Code   uint16 // http-response status; ws-message close code
+	Reason string
+	Header []Field
+	Body   []byte
+	Kind   uint8 // ws-message
+	ItemID string
+}
+
+// Outcome is what one publication came to at one connmgr. Delivered counts
+// members to whose socket all bytes were written.
+type Outcome struct {
+	Pub       uint64
+	Mode      Mode
+	Delivered uint32
+	Dropped   []Drop
+}
+
+// Drop counts members that did not get a publication.
+type Drop struct {
+	Reason Reason
+	N      uint32
+}
+
+// Report carries outcomes in batches (connmgr → handler).
+type Report struct {
+	Outcomes []Outcome
+}
+
+// Closed says that a hold is over (connmgr → handler). It is also the answer to
+// a frame for an exchange that connmgr does not know.
+type Closed struct {
+	ID, Seq uint64
+	Reason  Reason
+	Sent    uint64 // bytes sent to the client since the hold began
+}
+
+// Held is one hold record in Records.
+type Held struct {
+	ID      uint64
+	SendSeq uint64 // next Seq that connmgr expects
+	RecvSeq uint64 // next Seq that connmgr will use
+	Record  []byte
+}
+
+// Records carries hold records to a new handler (connmgr → handler), in
+// batches. Done is set on the last one, which may be empty.
+type Records struct {
+	Holds []Held
+	Done  bool
+}
+
+// Fetch asks zurl for a request. Token comes back in Fetched.
+type Fetch struct {
+	Token       uint64
+	Method      string
+	URI         string
+	Header      []Field
+	Body        []byte
+	MaxBody     uint32 // largest response body wanted, 0 for the default
+	Millis      uint32 // limit for the whole request, 0 for the default
+	Trusted     bool   // the address policy does not apply
+	Redirects   uint8  // how many to follow
+	ConnectHost string // connect here instead of to the URI's host
+}
+
+// Fetched is the result of a Fetch. Condition is "" when a response arrived.
+type Fetched struct {
+	Token     uint64
+	Code      uint16
+	Reason    string
+	Header    []Field
+	Body      []byte
+	Condition string // such as "remote-connection-failed"; see docs/protocol.md
+	Text      string
+}
+
+// Message is one WebSocket message, or a part of one, in either direction.
+// After a Message of kind close nothing follows in that direction.
+type Message struct {
+	ID, Seq uint64
+	Kind    uint8
+	Data    []byte
+	More    bool // further parts of this message follow
+	Code    uint16
+}
+
+// Session replaces the record of a WebSocket-over-HTTP session (proxy →
+// connmgr). Acked is how many client messages the origin has taken for good;
+// connmgr drops its copies of those.
+type Session struct {
+	ID, Seq uint64
+	Record  []byte
+	Acked   uint64
+}
+
+// Control carries GRIP control of a WebSocket between proxy and handler.
+type Control struct {
+	X       XID
+	Op      uint8
+	Channel string
+	Text    string
+	Data    []byte
+	Fields  []Field
+	List    []string
+	N       uint64
+	Kind    uint8
+}
