@@ -1,0 +1,93 @@
+//go:build linux
+
+package netloop
+
+import (
+	"bytes"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+var loopback = netip.MustParseAddrPort("127.0.0.1:0")
+
+type echo struct{ c *Conn }
+
+func (e *echo) Start(c *Conn) { e.c = c }
+func (e *echo) Data(p []byte) { e.c.Write(p) }
+func (e *echo) Closed(error)  {}
+
+type collect struct {
+	got    bytes.Buffer
+	closed bool
+	err    error
+}
+
+func (c *collect) Data(p []byte)    { c.got.Write(p) }
+func (c *collect) Closed(err error) { c.closed, c.err = true, err }
+
+func newLoop(t *testing.T) *Loop {
+	t.Helper()
+	l, err := New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestEchoOfMoreThanTheSocketsHold(t *testing.T) {
+	l := newLoop(t)
+	fd, addr, err := Listen(loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := Serve(l, fd, func(*Loop) Server { return &echo{} }); err != nil {
+		t.Fatal(err)
+	}
+	var got collect
+	c, err := Open(l, netip.MustParseAddrPort("127.0.0.7:0"), addr, &got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
+	c.Write(sent)
+	ok, err := l.Wait(20*time.Second, func() bool { return got.got.Len() >= len(sent) })
+	if err != nil || !ok {
+		t.Fatalf("%d of %d bytes came back, %v", got.got.Len(), len(sent), err)
+	}
+	if !bytes.Equal(got.got.Bytes(), sent) {
+		t.Error("other bytes came back than were sent")
+	}
+	c.Close(true)
+}
+
+func TestRefusedConnectionIsReported(t *testing.T) {
+	l := newLoop(t)
+	fd, addr, err := Listen(loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close(fd, false)
+	var got collect
+	if _, err := Open(l, netip.AddrPort{}, addr, &got); err != nil {
+		return // refused at once
+	}
+	ok, err := l.Wait(10*time.Second, func() bool { return got.closed })
+	if err != nil || !ok || got.err == nil {
+		t.Errorf("closed %v, error %v, loop %v: want the refusal", got.closed, got.err, err)
+	}
+}
+
+func TestTimers(t *testing.T) {
+	l := newLoop(t)
+	var order []int
+	l.After(20*time.Millisecond, func() { order = append(order, 2) })
+	l.After(time.Millisecond, func() {
+		order = append(order, 1)
+		l.After(30*time.Millisecond, func() { order = append(order, 3) })
+	})
+	ok, err := l.Wait(10*time.Second, func() bool { return len(order) == 3 })
+	if err != nil || !ok || order[0] != 1 || order[1] != 2 || order[2] != 3 {
+		t.Errorf("got %v, %v, %v", order, ok, err)
+	}
+}
