@@ -78,4 +78,10 @@ type Receiver interface {
 var (
 	ErrNoPeer    = errors.New("bus: no such peer is up")
 	ErrQueueFull = errors.New("bus: queue to peer is full")
+	// ErrTooLarge says that the frame is over the limit of a message, and would
+	// be over it at any time.
+	ErrTooLarge = errors.New("bus: frame is too large")
 )
+
+// ErrClosed is returned by what is used after its Close.
+var ErrClosed = errors.New("bus: closed")
