@@ -1,0 +1,68 @@
+package config
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Error is a fault in what the user wrote: where it is, which key, and what
+// would be right.
+type Error struct {
+	File string // path; "environment" or "command line" for the others; "" if not known
+	Line int    // 0 if there is none
+	Key  string // "section.key" as far as known
+	Text string
+}
+
+func (e *Error) Error() string { return place(e.File, e.Line, e.Key) + e.Text }
+
+func place(file string, line int, key string) string {
+	var b strings.Builder
+	if file != "" {
+		b.WriteString(file)
+		if line > 0 {
+			fmt.Fprintf(&b, ":%d", line)
+		}
+		b.WriteString(": ")
+	}
+	if key != "" {
+		b.WriteString(key + ": ")
+	}
+	return b.String()
+}
+
+// NoticeKind says what a notice is about.
+type NoticeKind int
+
+// Kinds of notices.
+const (
+	// Unknown: no such key or section, in Pushpin or here.
+	Unknown NoticeKind = iota
+	// NotActedOn: a key of Pushpin that has no effect here, with the reason.
+	NotActedOn
+	// Deprecated: the key works and has a better name.
+	Deprecated
+	// Ambiguous: the line works and Pushpin would read it otherwise.
+	Ambiguous
+	// Repeated: the same key again; the last one counts.
+	Repeated
+	// Unsafe: the value works and should not be used in earnest.
+	Unsafe
+)
+
+func (k NoticeKind) String() string {
+	return [...]string{"unknown", "no effect", "deprecated", "reads otherwise", "repeated", "unsafe"}[k]
+}
+
+// Notice is something that does not stop a process but that its operator should
+// know.
+type Notice struct {
+	Kind         NoticeKind
+	File         string
+	Line         int
+	Section, Key string
+	Source       string // the key as the user wrote it
+	Text         string
+}
+
+func (n Notice) String() string { return place(n.File, n.Line, n.Source) + n.Text }

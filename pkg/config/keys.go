@@ -1,0 +1,154 @@
+package config
+
+import "time"
+
+// Config is the whole configuration. Every process reads all of it, checks all
+// of it, and uses its own part.
+//
+// Tags: key is the name in the file; default is written as in the file; unit is
+// what a bare number means; min, max and oneof limit it; offset marks values
+// whose port global.port_offset moves; own marks keys that Pushpin does not
+// have; doc explains.
+type Config struct {
+	Global  Global  `section:"global" doc:"What all processes share."`
+	Runner  Runner  `section:"runner" doc:"Read by the supervisor script and by connmgr, which owns the client ports."`
+	ConnMgr ConnMgr `section:"connmgr" own:"yes" doc:"The process that holds the clients."`
+	Proxy   Proxy   `section:"proxy" doc:"The process that talks to origins."`
+	Handler Handler `section:"handler" doc:"The process that takes publications and knows who is subscribed."`
+	Zurl    Zurl    `section:"zurl" own:"yes" doc:"The process that makes outbound HTTP requests for the others."`
+	Bus     Bus     `section:"bus" own:"yes" doc:"How the processes find and reach each other."`
+	Admin   Admin   `section:"admin" own:"yes" doc:"Metrics, health and profiles. Each process has a listener of its own: PORT (on the loopback address), ADDR:PORT, ipc://PATH (a unix socket), or empty for none. {name} stands for the instance, such as proxy.0."`
+
+	// File is the main file; "" if there was none and the defaults hold.
+	File string `key:"-"`
+	// Dir is the directory that relative paths of the file start from.
+	Dir string `key:"-"`
+	// Notices are what the operator should know.
+	Notices []Notice `key:"-"`
+
+	origin map[string]string // where each key that was set got its value
+}
+
+// Global is section [global].
+type Global struct {
+	Include             string        `key:"include" doc:"One more file with settings, for keys that this file does not have. A relative path starts from the directory of this file. The bare name internal.conf means {libdir}/internal.conf, which Holdfast does not need: it may be missing."`
+	LibDir              string        `key:"libdir" doc:"What {libdir} stands for. Default: /usr/lib/pushpin for a file named pushpin.conf, else /usr/lib/holdfast."`
+	RunDir              string        `key:"rundir" default:"run" doc:"Directory of sockets and pid files, relative to the working directory. Created if missing."`
+	IPCPrefix           string        `key:"ipc_prefix" default:"pushpin-" doc:"Begins the name of every socket file in rundir."`
+	PortOffset          int           `key:"port_offset" default:"0" min:"-65535" max:"65535" doc:"Added to the ports of the publishing interfaces (not to client ports and not to prometheus_port)."`
+	StatsConnectionTTL  time.Duration `key:"stats_connection_ttl" default:"120" unit:"s" min:"1s" doc:"How long a conn statistic is good for before it is sent again."`
+	StatsConnectionSend bool          `key:"stats_connection_send" default:"true" doc:"Whether to send a conn statistic for each connection."`
+}
+
+// Runner is section [runner].
+type Runner struct {
+	Services         []string  `key:"services" default:"connmgr,proxy,handler,zurl" doc:"Which processes the supervisor starts. The names of earlier Pushpin versions (condure, pushpin-proxy, pushpin-handler) work. zurl is started with handler, which needs it, in any case."`
+	HTTPPort         []string  `key:"http_port" default:"7999" doc:"Client ports for HTTP and WebSocket: [ADDR:]PORT. IPv6 addresses in brackets. Without an address, all IPv4 addresses."`
+	HTTPSPorts       []string  `key:"https_ports" doc:"Client ports with TLS: [ADDR:]PORT. Certificates are looked for in runner/certs next to the configuration file: NAME.crt and NAME.key for the host NAME, _.example.com for *.example.com, default_PORT for all others."`
+	LocalPorts       []string  `key:"local_ports" doc:"Unix sockets for clients: PATH, with ?mode=OCTAL&user=NAME&group=NAME if wanted."`
+	LogDir           string    `key:"logdir" default:"log" doc:"Where the supervisor puts one log file per process, unless it merges the output."`
+	LogLevel         LogLevels `key:"log_level" default:"2" doc:"How much to log: 0 error, 1 warn, 2 info, 3 debug, 4 trace, as a number or by name. NAME:LEVEL sets it for one of runner, connmgr, proxy, handler, zurl: 2,proxy:3."`
+	LogFormat        string    `key:"log_format" own:"yes" default:"text" oneof:"text,json" doc:"text is Pushpin's format, with key=value at the end; json is one object a line."`
+	ClientBufferSize Bytes     `key:"client_buffer_size" default:"8192" min:"1024" max:"1M" doc:"A client's request line and headers must fit in this."`
+	ClientMaxConn    int       `key:"client_maxconn" default:"50000" min:"1" max:"10000000" doc:"How many client connections one connmgr has at most. More wait to be accepted."`
+	AllowCompression bool      `key:"allow_compression" default:"false" doc:"Whether to offer permessage-deflate to WebSocket clients."`
+}
+
+// Runtime is in the section of each process.
+type Runtime struct {
+	Threads     int   `key:"threads" own:"yes" default:"0" min:"0" max:"1024" doc:"Processors to use at a time. 0: as many as there are."`
+	GCPercent   int   `key:"gc_percent" own:"yes" default:"100" min:"10" max:"10000" doc:"How much the heap may grow before garbage is collected, in percent of what is alive. More costs memory and saves processor time."`
+	MemoryLimit Bytes `key:"memory_limit" own:"yes" default:"0" min:"0" doc:"Collect garbage harder when the process comes near this size. 0: no limit."`
+}
+
+// ConnMgr is section [connmgr].
+type ConnMgr struct {
+	Runtime
+}
+
+// Proxy is section [proxy].
+type Proxy struct {
+	RoutesFile               string        `key:"routesfile" default:"routes" doc:"The routes file; a relative path starts from the directory of this file. It is watched, and read again when it changes."`
+	Debug                    bool          `key:"debug" default:"false" doc:"Whether error responses tell clients the reason."`
+	AutoCrossOrigin          bool          `key:"auto_cross_origin" default:"false" doc:"Whether to add cross-origin headers and JSON-P on every route."`
+	AcceptXForwardedProtocol bool          `key:"accept_x_forwarded_protocol" default:"false" doc:"Whether to believe X-Forwarded-Proto of clients. Only behind a proxy that sets it."`
+	SetXForwardedProtocol    string        `key:"set_x_forwarded_protocol" default:"proto-only" oneof:"true,proto-only,false," doc:"Whether to tell origins about TLS: proto-only sends X-Forwarded-Proto, true also X-Forwarded-Protocol."`
+	XForwardedFor            []string      `key:"x_forwarded_for" doc:"What to do with X-Forwarded-For: truncate:N keeps the last N values, append adds the client's address. Empty passes it on as it is."`
+	XForwardedForTrusted     []string      `key:"x_forwarded_for_trusted" doc:"The same for requests that are signed with upstream_key."`
+	OrigHeadersNeedMark      []string      `key:"orig_headers_need_mark" doc:"On routes with orig_headers: headers that count as the client's own only if they are marked already."`
+	AcceptPushpinRoute       bool          `key:"accept_pushpin_route" default:"false" doc:"Whether clients may choose their route by id, with Pushpin-Route."`
+	CDNLoop                  string        `key:"cdn_loop" doc:"Added to the CDN-Loop header of requests to origins."`
+	LogFrom                  bool          `key:"log_from" default:"false" doc:"Whether the access log has the client's address."`
+	LogUserAgent             bool          `key:"log_user_agent" default:"false" doc:"Whether the access log has the client's user agent."`
+	SigIss                   string        `key:"sig_iss" default:"pushpin" doc:"Issuer in the Grip-Sig of requests to origins."`
+	SigKey                   string        `key:"sig_key" secret:"yes" doc:"Key of the Grip-Sig: text, base64:DATA, or file:PATH with a hex or PEM key. Empty: requests are not signed."`
+	UpstreamKey              string        `key:"upstream_key" secret:"yes" doc:"Key that makes the Grip-Sig of an incoming request trusted."`
+	SockJSURL                string        `key:"sockjs_url" default:"https://cdn.jsdelivr.net/sockjs/0.3.4/sockjs.min.js" doc:"Script for the SockJS iframe."`
+	MaxOpenRequests          int           `key:"max_open_requests" default:"-1" min:"-1" doc:"How many requests one proxy works on at a time; -1 means client_maxconn."`
+	StatsReportInterval      time.Duration `key:"stats_report_interval" default:"10" unit:"s" min:"1s" doc:"How often to report statistics to the handler."`
+	PrometheusPort           string        `key:"prometheus_port" doc:"Pushpin's metrics, on PORT (all addresses), ADDR:PORT or ipc://PATH. Empty: none. The admin listener has more."`
+	PrometheusPrefix         string        `key:"prometheus_prefix" doc:"Begins the names of Pushpin's metrics."`
+	ConnectTimeout           time.Duration `key:"connect_timeout" own:"yes" default:"10" unit:"s" min:"10ms" doc:"Limit for each attempt to reach a target. The next target is tried after that."`
+	ResponseTimeout          time.Duration `key:"response_timeout" own:"yes" default:"1800" unit:"s" min:"10ms" doc:"How long an origin may take to begin its response."`
+	IdleTimeout              time.Duration `key:"idle_timeout" own:"yes" default:"1800" unit:"s" min:"10ms" doc:"How long a body may stand still."`
+	MaxResponseHead          Bytes         `key:"max_response_head" own:"yes" default:"64K" min:"1024" max:"8M" doc:"Largest status line and headers that an origin may send."`
+	Runtime
+}
+
+// Handler is section [handler].
+type Handler struct {
+	IPCFileMode               Mode          `key:"ipc_file_mode" doc:"Permissions of the public socket files (statistics, publishing and commands over ipc), octal. Empty: as the umask says."`
+	PushInSpec                string        `key:"push_in_spec" default:"tcp://127.0.0.1:5560" offset:"yes" doc:"Where to take publications over ZeroMQ PUSH/PULL. Empty: nowhere."`
+	PushInSubSpecs            []string      `key:"push_in_sub_specs" default:"tcp://127.0.0.1:5562" offset:"yes" doc:"Where to take publications over ZeroMQ PUB/SUB."`
+	PushInSubConnect          bool          `key:"push_in_sub_connect" default:"false" doc:"Whether the SUB socket connects to all of push_in_sub_specs instead of binding the first."`
+	PushInHTTPAddr            string        `key:"push_in_http_addr" default:"127.0.0.1" doc:"Address of the control API. Empty: all addresses."`
+	PushInHTTPPort            int           `key:"push_in_http_port" default:"5561" min:"-1" max:"65535" offset:"yes" doc:"Port of the control API. -1: none."`
+	PushInHTTPMaxHeadersSize  Bytes         `key:"push_in_http_max_headers_size" default:"10000" min:"256" max:"1M" doc:"Largest headers of a request to the control API."`
+	PushInHTTPMaxBodySize     Bytes         `key:"push_in_http_max_body_size" default:"1000000" min:"1" max:"256M" doc:"Largest body of a request to the control API."`
+	StatsSpec                 string        `key:"stats_spec" default:"ipc://{rundir}/{ipc_prefix}stats" offset:"yes" doc:"Where to send statistics over ZeroMQ PUB. Empty: nowhere."`
+	CommandSpec               string        `key:"command_spec" default:"tcp://127.0.0.1:5563" offset:"yes" doc:"Where to take commands over ZeroMQ REQ/REP. Empty: nowhere."`
+	MessageRate               int           `key:"message_rate" default:"-1" min:"-1" doc:"Deliveries a second at most; -1: as fast as it goes. (Pushpin's example file says 2500.)"`
+	MessageHWM                int           `key:"message_hwm" default:"-1" min:"-1" doc:"Deliveries that may wait for message_rate; more are dropped. -1: no limit. (Pushpin's example file says 25000.)"`
+	MessageBlockSize          int           `key:"message_block_size" default:"-1" min:"-1" doc:"Size of a block, to count deliveries in blocks too. -1: do not."`
+	MessageWait               time.Duration `key:"message_wait" default:"5000" unit:"ms" min:"0s" doc:"How long a publication waits for the one that its prev-id names."`
+	IDCacheTTL                time.Duration `key:"id_cache_ttl" default:"60" unit:"s" min:"0s" doc:"How long a publication's id is remembered, so that a repeat is dropped. 0: not at all."`
+	UpdateOnFirstSubscription bool          `key:"update_on_first_subscription" default:"true" doc:"Whether held requests of a channel ask their origin again shortly after its first subscription."`
+	ConnectionSubscriptionMax int           `key:"connection_subscription_max" default:"20" min:"1" doc:"Channels per connection."`
+	SubscriptionLinger        time.Duration `key:"subscription_linger" default:"60" unit:"s" min:"0s" doc:"How long a channel's subscription outlives its last long poll."`
+	StatsSubscriptionTTL      time.Duration `key:"stats_subscription_ttl" default:"60" unit:"s" min:"1s" doc:"How long a sub statistic is good for before it is sent again."`
+	StatsReportInterval       time.Duration `key:"stats_report_interval" default:"10" unit:"s" min:"1s" doc:"How often to send the report statistic."`
+	StatsFormat               string        `key:"stats_format" default:"tnetstring" oneof:"tnetstring,json" doc:"Encoding of statistics."`
+	PrometheusPort            string        `key:"prometheus_port" doc:"Pushpin's metrics, on PORT (all addresses), ADDR:PORT or ipc://PATH. Empty: none. The admin listener has more."`
+	PrometheusPrefix          string        `key:"prometheus_prefix" doc:"Begins the names of Pushpin's metrics."`
+	Runtime
+}
+
+// Zurl is section [zurl].
+type Zurl struct {
+	MaxOpenRequests int           `key:"max_open_requests" default:"200" min:"1" max:"100000" doc:"Requests made at a time."`
+	MaxQueued       int           `key:"max_queued" default:"2000" min:"0" max:"1000000" doc:"Requests that may wait for their turn; more are answered with the condition too-busy."`
+	MaxBody         Bytes         `key:"max_body" default:"1M" min:"1" max:"4M" doc:"Largest response body that is read, unless the request says less."`
+	MaxHead         Bytes         `key:"max_head" default:"64K" min:"1024" max:"1M" doc:"Largest response headers."`
+	Timeout         time.Duration `key:"timeout" default:"60" unit:"s" min:"10ms" max:"1h" doc:"Limit for a whole request, unless the request says less."`
+	ConnectTimeout  time.Duration `key:"connect_timeout" default:"10" unit:"s" min:"10ms" doc:"Limit for reaching the server, TLS included."`
+	DefPolicy       string        `key:"defpolicy" default:"allow" oneof:"allow,deny" doc:"allow: every address may be called that deny does not name, or that allow does. deny: only addresses that allow names and deny does not."`
+	Allow           []string      `key:"allow" doc:"Hosts and networks that may be called: a name, a pattern with one *, an address, or a network such as 10.1.0.0/16."`
+	Deny            []string      `key:"deny" default:"internal" doc:"Hosts and networks that may not be called. internal stands for all private, local and reserved ones. Requests that a trusted route leads to are exempt."`
+	Runtime
+}
+
+// Bus is section [bus].
+type Bus struct {
+	Listen    string        `key:"listen" default:"ipc://{rundir}/{ipc_prefix}{name}" doc:"Where an instance takes frames: ipc://PATH, or tcp://ADDR:PORT to spread processes over hosts. {name} stands for the instance, such as proxy.0."`
+	Peers     []string      `key:"peers" doc:"Other instances outside rundir: NAME=SPEC, such as handler.0=tcp://10.0.0.5:7100. Those in rundir are found by themselves."`
+	Heartbeat time.Duration `key:"heartbeat" default:"1" unit:"s" min:"50ms" max:"60s" doc:"How often an instance says that it lives."`
+}
+
+// Admin is section [admin].
+type Admin struct {
+	ConnMgr string `key:"connmgr" default:"ipc://{rundir}/{ipc_prefix}{name}-admin" doc:"Admin listener of connmgr."`
+	Proxy   string `key:"proxy" default:"ipc://{rundir}/{ipc_prefix}{name}-admin" doc:"Admin listener of proxy."`
+	Handler string `key:"handler" default:"ipc://{rundir}/{ipc_prefix}{name}-admin" doc:"Admin listener of handler."`
+	Zurl    string `key:"zurl" default:"ipc://{rundir}/{ipc_prefix}{name}-admin" doc:"Admin listener of zurl."`
+	Pprof   bool   `key:"pprof" default:"false" doc:"Whether the admin listeners serve /debug/pprof/."`
+}
