@@ -41,7 +41,7 @@ func run(listen string) error {
 	if err != nil {
 		return err
 	}
-	s := &server{held: map[*client]struct{}{}}
+	s := &server{}
 	if err := netloop.Serve(l, fd, func(*netloop.Loop) netloop.Server { return &client{s: s} }); err != nil {
 		return err
 	}
@@ -50,20 +50,18 @@ func run(listen string) error {
 }
 
 type server struct {
-	held  map[*client]struct{}
-	order []*client // nil where one has left; walked on a publish
+	held  []*client
 	chunk []byte
 }
 
 const head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n6\r\nready\n\r\n"
 
 func (s *server) hold(c *client) {
-	if _, ok := s.held[c]; ok {
-		return
+	if !c.held {
+		c.held = true
+		s.held = append(s.held, c)
+		c.conn.Write([]byte(head))
 	}
-	s.held[c] = struct{}{}
-	s.order = append(s.order, c)
-	c.conn.Write([]byte(head))
 }
 
 func (s *server) publish(body []byte) {
@@ -71,24 +69,25 @@ func (s *server) publish(body []byte) {
 	s.chunk = append(s.chunk, "\r\n"...)
 	s.chunk = append(s.chunk, body...)
 	s.chunk = append(s.chunk, "\r\n"...)
-	keep := s.order[:0]
-	for _, c := range s.order {
-		if _, ok := s.held[c]; ok {
+	keep := s.held[:0]
+	for _, c := range s.held {
+		if c.held {
 			c.conn.Write(s.chunk)
 			keep = append(keep, c)
 		}
 	}
-	s.order = keep
+	s.held = keep
 }
 
 type client struct {
 	s    *server
 	conn *netloop.Conn
 	in   []byte
+	held bool // until the client leaves
 }
 
 func (c *client) Start(conn *netloop.Conn) { c.conn = conn }
-func (c *client) Closed(error)             { delete(c.s.held, c) }
+func (c *client) Closed(error)             { c.held = false }
 
 func (c *client) Data(p []byte) {
 	if len(c.in) > 0 {
@@ -99,7 +98,7 @@ func (c *client) Data(p []byte) {
 		req, body, n, err := wire.ReadRequest(p)
 		if err != nil {
 			c.conn.Close(false)
-			delete(c.s.held, c)
+			c.held = false
 			return
 		}
 		if n == 0 {

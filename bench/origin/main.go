@@ -130,8 +130,7 @@ func (c *client) serve(p []byte) (int, error) {
 		c.conn.Write(none)
 	}
 	if req.Close {
-		// Written at once, since the answers that close are small.
-		c.conn.Close(false)
+		c.conn.Finish()
 	}
 	return n, nil
 }

@@ -25,6 +25,7 @@ type Conn struct {
 	user   User
 	out    []byte // what the socket has not taken yet
 	armed  bool   // Out is being waited for
+	ending bool   // close when out is empty
 	closed bool
 }
 
@@ -98,8 +99,12 @@ func (c *Conn) Write(p []byte) {
 	}
 }
 
-// Queued is the number of bytes that the socket has not taken yet.
-func (c *Conn) Queued() int { return len(c.out) }
+// Finish closes the connection once everything is written.
+func (c *Conn) Finish() {
+	if c.ending = true; !c.armed {
+		c.Close(false)
+	}
+}
 
 func (c *Conn) flush() {
 	for len(c.out) > 0 {
@@ -114,6 +119,10 @@ func (c *Conn) flush() {
 		c.out = c.out[n:]
 	}
 	c.out, c.armed = nil, false
+	if c.ending {
+		c.Close(false)
+		return
+	}
 	if err := c.loop.Modify(c.fd, In); err != nil {
 		c.fail(err)
 	}

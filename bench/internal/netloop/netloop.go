@@ -37,6 +37,7 @@ type Loop struct {
 	handlers []Handler // by file descriptor
 	events   [1024]unix.EpollEvent
 	timers   []timer
+	soon     []func()
 	buf      [64 << 10]byte // what every Conn reads into
 }
 
@@ -98,6 +99,9 @@ func (l *Loop) After(d time.Duration, f func()) {
 	l.timers = append(l.timers, timer{at: l.Now() + d, f: f})
 }
 
+// Soon calls f from Run, after the current batch of events.
+func (l *Loop) Soon(f func()) { l.soon = append(l.soon, f) }
+
 // Run serves sockets and timers until done says so. It asks after every batch
 // of events.
 func (l *Loop) Run(done func() bool) error {
@@ -113,6 +117,13 @@ func (l *Loop) Run(done func() bool) error {
 			}
 		}
 		l.fire()
+		for len(l.soon) > 0 {
+			now := l.soon
+			l.soon = nil
+			for _, f := range now {
+				f()
+			}
+		}
 	}
 	return nil
 }
@@ -133,6 +144,9 @@ func (l *Loop) Sleep(d time.Duration) error {
 
 // wait is the number of milliseconds until the next timer, rounded up.
 func (l *Loop) wait() int {
+	if len(l.soon) > 0 {
+		return 0
+	}
 	if len(l.timers) == 0 {
 		return 1000
 	}
