@@ -167,6 +167,19 @@ type Accept struct {
 	UserMeta   []Field // reserved for lifecycle events
 }
 
+// Policy is what connmgr does with a held connection whose client reads too
+// slowly for its backlog. It travels as Accept.Policy and Hold.Policy.
+type Policy uint8
+
+// Policies for a full backlog. Bytes that the socket took in part are always
+// finished first.
+const (
+	PolicyDefault    Policy = 0 // what connmgr is configured to do
+	PolicyClose      Policy = 1 // end the hold
+	PolicyDropOldest Policy = 2 // drop the publications that waited longest
+	PolicyLatest     Policy = 3 // keep only the newest publication
+)
+
 // Accepted answers Accept.
 type Accepted struct {
 	X    XID
