@@ -1,0 +1,112 @@
+package wheel
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+)
+
+var epoch = time.Unix(1000, 0)
+
+func TestFiresOnceNeverEarly(t *testing.T) {
+	const tick = 10 * time.Millisecond
+	rnd := rand.New(rand.NewPCG(1, 2))
+	w := New[int](tick, 16, epoch)
+	due := make([]time.Duration, 500)
+	fired := make([]int, len(due))
+	timers := make([]Timer[int], len(due))
+	for i := range timers {
+		timers[i].Owner = i
+		due[i] = time.Duration(rnd.Int64N(int64(2 * time.Second))) // many turns of the wheel
+		w.Set(&timers[i], epoch.Add(due[i]))
+	}
+	for i := range timers {
+		if i%5 == 0 {
+			w.Stop(&timers[i])
+			w.Stop(&timers[i])
+		}
+	}
+	for now := time.Duration(0); now < 3*time.Second; now += time.Duration(rnd.Int64N(int64(50 * time.Millisecond))) {
+		w.Advance(epoch.Add(now), func(tm *Timer[int]) {
+			fired[tm.Owner]++
+			if now < due[tm.Owner] {
+				t.Errorf("timer %d fired at %v, due at %v", tm.Owner, now, due[tm.Owner])
+			}
+			if late := now - due[tm.Owner]; late > 50*time.Millisecond+2*tick {
+				t.Errorf("timer %d fired %v late", tm.Owner, late)
+			}
+			if tm.Active() {
+				t.Errorf("timer %d is set while it fires", tm.Owner)
+			}
+		})
+	}
+	for i, n := range fired {
+		want := 1
+		if i%5 == 0 {
+			want = 0
+		}
+		if n != want {
+			t.Errorf("timer %d fired %d times, want %d", i, n, want)
+		}
+	}
+	if w.Len() != 0 {
+		t.Errorf("%d timers left", w.Len())
+	}
+}
+
+// What fire does to other timers that are due in the same Advance must hold.
+func TestFireChangesTimers(t *testing.T) {
+	w := New[string](time.Millisecond, 8, epoch)
+	var a, b, c Timer[string]
+	a.Owner, b.Owner, c.Owner = "a", "b", "c"
+	for _, tm := range []*Timer[string]{&a, &b, &c} {
+		w.Set(tm, epoch.Add(time.Millisecond))
+	}
+	var got string
+	now := epoch.Add(5 * time.Millisecond)
+	fire := func(tm *Timer[string]) {
+		got += tm.Owner
+		if tm == &a {
+			w.Stop(&b)
+			w.Set(&c, now.Add(time.Millisecond))
+			w.Set(&a, now) // in the past: next tick, not this Advance
+		}
+	}
+	w.Advance(now, fire)
+	if got != "a" || w.Len() != 2 {
+		t.Fatalf("fired %q with %d left, want a and 2", got, w.Len())
+	}
+	now = now.Add(time.Millisecond)
+	a.Owner = "A"
+	w.Advance(now, func(tm *Timer[string]) { got += tm.Owner })
+	if got != "aAc" && got != "acA" || w.Len() != 0 {
+		t.Errorf("fired %q with %d left, want a, then A and c, and 0", got, w.Len())
+	}
+}
+
+func TestLongPause(t *testing.T) {
+	w := New[int](time.Millisecond, 4, epoch)
+	var a, b Timer[int]
+	w.Set(&a, epoch.Add(3*time.Millisecond))
+	w.Set(&b, epoch.Add(time.Hour))
+	n := 0
+	w.Advance(epoch.Add(time.Minute), func(*Timer[int]) { n++ })
+	if n != 1 || !b.Active() {
+		t.Errorf("fired %d, b set %v; want 1, true", n, b.Active())
+	}
+}
+
+func TestNoAllocations(t *testing.T) {
+	w := New[int](time.Millisecond, 64, epoch)
+	timers := make([]Timer[int], 100)
+	now := epoch
+	if n := testing.AllocsPerRun(100, func() {
+		for i := range timers {
+			w.Set(&timers[i], now.Add(time.Duration(i)*time.Millisecond))
+		}
+		now = now.Add(50 * time.Millisecond)
+		w.Advance(now, func(*Timer[int]) {})
+	}); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+}
