@@ -234,6 +234,11 @@ func (b *BodyReader) step() error {
 }
 
 func (b *BodyReader) readTrailer() error {
+	if crlf, err := b.br.Peek(2); err == nil && crlf[0] == '\r' && crlf[1] == '\n' {
+		discard(b.br, 2)
+		b.state = bodyDone
+		return nil
+	}
 	section, lines, err := readSection(b.br, b.lim.MaxHead, true)
 	switch {
 	case errors.Is(err, errTooLarge):
