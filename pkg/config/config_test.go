@@ -383,11 +383,11 @@ func TestListeners(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []Listener{
-		{Network: "tcp4", Addr: "0.0.0.0:80"},
+		{Network: "tcp", Addr: "0.0.0.0:80"},
 		{Network: "tcp", Addr: "127.0.0.1:81"},
 		{Network: "tcp", Addr: "[::1]:82"},
-		{Network: "tcp4", Addr: "0.0.0.0:443", TLS: true, Cert: "default_443"},
-		{Network: "tcp", Addr: "[::]:444", TLS: true, Cert: "default_444"},
+		{Network: "tcp", Addr: "0.0.0.0:443", TLS: true},
+		{Network: "tcp", Addr: "[::]:444", TLS: true},
 		{Network: "unix", Addr: "/s"},
 		{Network: "unix", Addr: "/t", Mode: Mode{Perm: 0o660, Set: true}, User: "u", Group: "g"},
 	}
@@ -398,9 +398,9 @@ func TestListeners(t *testing.T) {
 
 func TestParseListen(t *testing.T) {
 	for in, want := range map[string]Listener{
-		"8000":                                {Network: "tcp4", Addr: "0.0.0.0:8000"},
-		"[::]:8000,stream,tls,default-cert=a": {Network: "tcp", Addr: "[::]:8000", TLS: true, Cert: "a"},
-		"/s,local,stream,mode=600,user=u":     {Network: "unix", Addr: "/s", Mode: Mode{Perm: 0o600, Set: true}, User: "u"},
+		"8000": {Network: "tcp", Addr: "0.0.0.0:8000"},
+		"[::]:8000,stream,tls,default-cert=default_8000": {Network: "tcp", Addr: "[::]:8000", TLS: true},
+		"/s,local,stream,mode=600,user=u":                {Network: "unix", Addr: "/s", Mode: Mode{Perm: 0o600, Set: true}, User: "u"},
 	} {
 		got, err := ParseListen(in)
 		if err != nil || got != want {
@@ -408,12 +408,13 @@ func TestParseListen(t *testing.T) {
 		}
 	}
 	for in, want := range map[string]string{
-		"8000,req":        `listen "8000,req": listeners of the kind req are not part of Holdfast`,
-		"8000,fast":       `listen "8000,fast": unknown word "fast"`,
-		",local":          `listen ",local": a local listener is a path, without TLS`,
-		"/s,local,mode=9": `listen "/s,local,mode=9": "9" is not a file mode: want an octal number up to 777`,
-		"::1:80":          `listen: "::1:80": "::1" is not an IP address (IPv6 in brackets)`,
-		":80":             `listen: ":80" has no address before the colon`,
+		"8000,req":            `listen "8000,req": listeners of the kind req are not part of Holdfast`,
+		"8000,default-cert=a": `listen "8000,default-cert=a": the default certificate of this port is default_8000`,
+		"8000,fast":           `listen "8000,fast": unknown word "fast"`,
+		",local":              `listen ",local": a local listener is a path, without TLS`,
+		"/s,local,mode=9":     `listen "/s,local,mode=9": "9" is not a file mode: want an octal number up to 777`,
+		"::1:80":              `listen: "::1:80": "::1" is not an IP address (IPv6 in brackets)`,
+		":80":                 `listen: ":80" has no address before the colon`,
 	} {
 		if _, err := ParseListen(in); err == nil || err.Error() != want {
 			t.Errorf("%s: got %v, want %s", in, err, want)

@@ -43,7 +43,7 @@ type Global struct {
 // Runner is section [runner].
 type Runner struct {
 	Services         []string  `key:"services" default:"connmgr,proxy,handler,zurl" doc:"Which processes the supervisor starts. The names of earlier Pushpin versions (condure, pushpin-proxy, pushpin-handler) work. zurl is started with handler, which needs it, in any case."`
-	HTTPPort         []string  `key:"http_port" default:"7999" doc:"Client ports for HTTP and WebSocket: [ADDR:]PORT. IPv6 addresses in brackets. Without an address, all IPv4 addresses."`
+	HTTPPort         []string  `key:"http_port" default:"7999" doc:"Client ports for HTTP and WebSocket: [ADDR:]PORT. IPv6 addresses in brackets. Without an address, all addresses."`
 	HTTPSPorts       []string  `key:"https_ports" doc:"Client ports with TLS: [ADDR:]PORT. Certificates are looked for in runner/certs next to the configuration file: NAME.crt and NAME.key for the host NAME, _.example.com for *.example.com, default_PORT for all others."`
 	LocalPorts       []string  `key:"local_ports" doc:"Unix sockets for clients: PATH, with ?mode=OCTAL&user=NAME&group=NAME if wanted."`
 	LogDir           string    `key:"logdir" default:"log" doc:"Where the supervisor puts one log file per process, unless it merges the output."`

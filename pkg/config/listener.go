@@ -10,10 +10,9 @@ import (
 
 // Listener is one place where clients connect.
 type Listener struct {
-	Network string // "tcp", "tcp4" or "unix"
+	Network string // "tcp" or "unix"
 	Addr    string // HOST:PORT or a path
 	TLS     bool
-	Cert    string // name of the certificate for clients whose name fits no other
 	// Mode, User and Group are for unix sockets; empty leaves them alone.
 	Mode        Mode
 	User, Group string
@@ -34,8 +33,7 @@ func (c *Config) Listeners() ([]Listener, error) {
 		if err != nil {
 			return nil, err
 		}
-		_, port, _ := cutLast(l.Addr, ":")
-		l.TLS, l.Cert = true, "default_"+port
+		l.TLS = true
 		all = append(all, l)
 	}
 	for _, item := range c.Runner.LocalPorts {
@@ -48,9 +46,10 @@ func (c *Config) Listeners() ([]Listener, error) {
 	return all, nil
 }
 
-// ParseListen reads connmgr's flag --listen: [ADDR:]PORT[,tls][,default-cert=NAME]
-// or PATH,local[,mode=OCTAL][,user=NAME][,group=NAME]. The word stream, Pushpin's
-// name for the only kind of listener there is here, is accepted.
+// ParseListen reads connmgr's flag --listen: [ADDR:]PORT[,tls] or
+// PATH,local[,mode=OCTAL][,user=NAME][,group=NAME]. Pushpin's words stream, for the
+// only kind of listener there is here, and default-cert=default_PORT, the only
+// choice there is, are accepted.
 func ParseListen(s string) (Listener, error) {
 	parts := strings.Split(s, ",")
 	var l Listener
@@ -64,7 +63,9 @@ func ParseListen(s string) (Listener, error) {
 		case "tls":
 			l.TLS = true
 		case "default-cert":
-			l.Cert = text
+			if _, port, _ := cutLast(":"+parts[0], ":"); text != "default_"+port {
+				return l, fmt.Errorf("listen %s: the default certificate of this port is default_%s", quote(s), port)
+			}
 		case "local":
 			local = true
 		case "mode":
@@ -110,7 +111,7 @@ func parsePort(s string) (Listener, error) {
 		if ok {
 			return Listener{}, fmt.Errorf("%s has no address before the colon", quote(s))
 		}
-		return Listener{Network: "tcp4", Addr: "0.0.0.0:" + port}, nil
+		return Listener{Network: "tcp", Addr: "0.0.0.0:" + port}, nil
 	}
 	bare := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	addr, err := netip.ParseAddr(bare)
