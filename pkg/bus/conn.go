@@ -1,0 +1,267 @@
+package bus
+
+import (
+	"bufio"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/go-zeromq/zmq4"
+	"github.com/go-zeromq/zmq4/security/null"
+)
+
+const (
+	greetingBytes     = 64      // ZMTP 3.0, "Greeting"
+	maxHandshakeFrame = 4 << 10 // READY with a long identity has 300 bytes
+	partOverhead      = 64      // what a part counts beside its bytes
+	readBuffer        = 16 << 10
+	writeBuffer       = 64 << 10
+	largeWrite        = 8 << 10 // parts from here on are not copied into the buffer
+)
+
+// Flags of a ZMTP frame.
+const (
+	flagMore    = 0x01
+	flagLong    = 0x02
+	flagCommand = 0x04
+)
+
+// errPeerFault is wrapped by what ends a connection because its peer does not
+// keep to the protocol or to our limits.
+var errPeerFault = errors.New("peer broke the protocol")
+
+// conn is one ZMTP connection: zmq4 for greeting, READY and framing, and under
+// it a stream that is buffered in both directions and lets nothing pass that
+// zmq4 would trip over. One goroutine may receive and one may send.
+type conn struct {
+	z      *zmq4.Conn
+	s      *stream
+	remote net.Addr
+}
+
+// connLimits is what a connection allows its peer.
+type connLimits struct {
+	maxMessage int           // bytes in one message, with partOverhead for each part
+	handshake  time.Duration // from connected to ready
+	stall      time.Duration // longest pause within a message, either way
+}
+
+// openConn does the handshake and returns the connection, or closes nc.
+func openConn(nc net.Conn, typ zmq4.SocketType, identity string, server bool, lim connLimits) (c *conn, err error) {
+	defer func() {
+		// zmq4 panics on a READY whose property lengths lie and on a socket
+		// type that it does not know.
+		if p := recover(); p != nil {
+			c, err = nil, fmt.Errorf("handshake: %w: %v", errPeerFault, p)
+		}
+		if err != nil {
+			_ = nc.Close()
+		}
+	}()
+	if err := nc.SetDeadline(time.Now().Add(lim.handshake)); err != nil {
+		return nil, err
+	}
+	s := &stream{
+		Conn: nc, stall: lim.stall,
+		in: guard{br: bufio.NewReaderSize(nc, readBuffer), pass: greetingBytes, limit: maxHandshakeFrame, handshake: true},
+	}
+	z, err := zmq4.Open(s, null.Security(), typ, zmq4.SocketIdentity(identity), server, nil)
+	if err != nil {
+		if s.in.fault != nil {
+			err = s.in.fault
+		}
+		return nil, fmt.Errorf("handshake: %w", err)
+	}
+	if err := nc.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	s.in.limit, s.in.handshake, s.ready = lim.maxMessage, false, true
+	return &conn{z: z, s: s, remote: nc.RemoteAddr()}, nil
+}
+
+// identity is what the peer calls itself; most say nothing.
+func (c *conn) identity() string { return c.z.Peer.Meta["Identity"] }
+
+// recv returns the parts of the next message.
+func (c *conn) recv() ([][]byte, error) {
+	m, err := c.z.RecvMsg()
+	if err != nil {
+		if c.s.in.fault != nil {
+			return nil, c.s.in.fault
+		}
+		return nil, err
+	}
+	return m.Frames, nil
+}
+
+// send writes a message into the buffer, from which flush sends it.
+func (c *conn) send(parts ...[]byte) error { return c.z.SendMsg(zmq4.NewMsgFrom(parts...)) }
+
+func (c *conn) flush() error { return c.s.flush() }
+
+// close ends the connection and with it a recv or send that is under way. It may
+// be called from any goroutine, more than once.
+func (c *conn) close() { _ = c.s.Close() }
+
+// stream is what zmq4 reads from and writes to.
+type stream struct {
+	net.Conn
+	stall time.Duration
+	ready bool // the handshake is done; set before there are two goroutines
+
+	in guard // owned by the reader
+
+	// Owned by the writer.
+	out []byte
+}
+
+// Read implements net.Conn.
+func (s *stream) Read(p []byte) (int, error) {
+	if s.ready && s.in.waiting() {
+		// Within a message the peer may not pause for ever; between two it may.
+		var d time.Time
+		if s.in.within() {
+			d = time.Now().Add(s.stall)
+		}
+		if err := s.SetReadDeadline(d); err != nil {
+			return 0, err
+		}
+	}
+	return s.in.Read(p)
+}
+
+// Write implements net.Conn. Once the handshake is done it only collects, so
+// that many messages go out in one system call.
+func (s *stream) Write(p []byte) (int, error) {
+	if !s.ready {
+		return s.Conn.Write(p)
+	}
+	if len(p) < largeWrite {
+		s.out = append(s.out, p...)
+		if len(s.out) < writeBuffer {
+			return len(p), nil
+		}
+		return len(p), s.flush()
+	}
+	if err := s.SetWriteDeadline(time.Now().Add(s.stall)); err != nil {
+		return 0, err
+	}
+	bufs := net.Buffers{s.out, p}
+	_, err := bufs.WriteTo(s.Conn)
+	s.out = s.out[:0]
+	return len(p), err
+}
+
+func (s *stream) flush() error {
+	if len(s.out) == 0 {
+		return nil
+	}
+	if err := s.SetWriteDeadline(time.Now().Add(s.stall)); err != nil {
+		return err
+	}
+	_, err := s.Conn.Write(s.out)
+	s.out = s.out[:0]
+	return err
+}
+
+// guard reads the frame headers of a ZMTP stream before zmq4 does, because zmq4
+// allocates whatever a header announces. A header is passed on only when it is
+// complete and within the limits.
+type guard struct {
+	br        *bufio.Reader
+	handshake bool
+	limit     int // bytes in one message
+
+	hdr   [9]byte
+	out   []byte // of hdr, not yet passed on
+	pass  uint64 // bytes of greeting or body that may pass
+	total uint64 // bytes of the message so far
+	more  bool   // the message has further parts
+	fault error  // why the stream is refused
+}
+
+// waiting reports whether the next read has to wait for the network.
+func (g *guard) waiting() bool { return len(g.out) == 0 && g.br.Buffered() == 0 }
+
+// within reports whether the next read is in the middle of a message.
+func (g *guard) within() bool { return g.pass > 0 || g.more }
+
+func (g *guard) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	for {
+		if len(g.out) > 0 {
+			n := copy(p, g.out)
+			g.out = g.out[n:]
+			return n, nil
+		}
+		if g.pass > 0 {
+			if uint64(len(p)) > g.pass {
+				p = p[:g.pass]
+			}
+			n, err := g.br.Read(p)
+			g.pass -= uint64(n)
+			return n, err
+		}
+		if err := g.header(); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// header reads the next frame header into out.
+func (g *guard) header() error {
+	if g.fault != nil {
+		return g.fault
+	}
+	flags, err := g.br.ReadByte()
+	if err != nil {
+		return err
+	}
+	g.hdr[0] = flags
+	n := 2
+	if flags&flagLong != 0 {
+		n = 9
+	}
+	if _, err := io.ReadFull(g.br, g.hdr[1:n]); err != nil {
+		return err
+	}
+	size := uint64(g.hdr[1])
+	if n == 9 {
+		size = binary.BigEndian.Uint64(g.hdr[1:])
+	}
+	command := flags&flagCommand != 0
+	switch {
+	case flags&^(flagMore|flagLong|flagCommand) != 0:
+		return g.refuse("frame with reserved flags %#02x", flags)
+	case g.handshake && !command:
+		return g.refuse("message before READY")
+	case command && flags&flagMore != 0:
+		return g.refuse("command in parts")
+	case size > uint64(g.limit):
+		return g.refuse("announced a frame of %d bytes, allowed are %d", size, g.limit)
+	}
+	if command && !g.handshake {
+		// ZMTP 3.0 knows no commands after READY. A peer that sends some all the
+		// same (the heartbeats of 3.1) is not answered.
+		_, err := g.br.Discard(int(size)) //nolint:gosec // at most limit
+		return err
+	}
+	if g.total += size + partOverhead; g.total > uint64(g.limit)+partOverhead {
+		return g.refuse("sent a message of more than %d bytes", g.limit)
+	}
+	if g.more = flags&flagMore != 0; !g.more {
+		g.total = 0
+	}
+	g.out, g.pass = g.hdr[:n], size
+	return nil
+}
+
+func (g *guard) refuse(format string, args ...any) error {
+	g.fault = fmt.Errorf("%w: %s", errPeerFault, fmt.Sprintf(format, args...))
+	return g.fault
+}
