@@ -171,10 +171,10 @@ func TestFormat(t *testing.T) {
 		"orig_headers_need_mark=\"A, B\" , C\r\n"+
 		"cdn_loop=\r\n"+
 		"debug=\r\n"+
-		"sockjs_url=http://h/#a\r\n"+
+		"routesfile=http://h/#a\r\n"+
 		"[handler]\nmessage_wait=1.5s\nid_cache_ttl=5m\nipc_file_mode=770\npush_in_http_max_body_size=2M\nmessage_rate=",
 		Source{})
-	if c.Proxy.SigIss != "a b" || c.Proxy.SigKey != `x,y;z "q"` || c.Proxy.UpstreamKey != "a,b" || c.Proxy.SockJSURL != "http://h/#a" {
+	if c.Proxy.SigIss != "a b" || c.Proxy.SigKey != `x,y;z "q"` || c.Proxy.UpstreamKey != "a,b" || c.Proxy.RoutesFile != "http://h/#a" {
 		t.Errorf("got %+v", c.Proxy)
 	}
 	if diff := cmp.Diff([]string{"truncate:1", "append"}, c.Proxy.XForwardedFor); diff != "" {
@@ -202,16 +202,15 @@ port_offset=70
 [runner]
 http_port=8000
 local_ports={rundir}/a,{rundir}/b
-[proxy]
-prometheus_port=9000
 [handler]
+prometheus_port=9000
 push_in_spec=tcp://[::1]:5560
 push_in_sub_specs=tcp://*:5562,tcp://*:*,ipc://{rundir}/{ipc_prefix}s
 push_in_http_port=5561
 stats_spec=tcp://127.0.0.1:5564
 `, Source{})
 	got := map[string]any{
-		"rundir": c.Global.RunDir, "local": c.Runner.LocalPorts, "http": c.Runner.HTTPPort, "prom": c.Proxy.PrometheusPort,
+		"rundir": c.Global.RunDir, "local": c.Runner.LocalPorts, "http": c.Runner.HTTPPort, "prom": c.Handler.PrometheusPort,
 		"push": c.Handler.PushInSpec, "sub": c.Handler.PushInSubSpecs, "api": c.Handler.PushInHTTPPort, "stats": c.Handler.StatsSpec,
 	}
 	want := map[string]any{

@@ -31,27 +31,25 @@ type Config struct {
 
 // Global is section [global].
 type Global struct {
-	Include             string        `key:"include" doc:"One more file with settings, for keys that this file does not have. A relative path starts from the directory of this file. The bare name internal.conf means {libdir}/internal.conf, which Holdfast does not need: it may be missing."`
-	LibDir              string        `key:"libdir" doc:"What {libdir} stands for. Default: /usr/lib/pushpin for a file named pushpin.conf, else /usr/lib/holdfast."`
-	RunDir              string        `key:"rundir" default:"run" doc:"Directory of sockets and pid files, relative to the working directory. Created if missing."`
-	IPCPrefix           string        `key:"ipc_prefix" default:"pushpin-" doc:"Begins the name of every socket file in rundir."`
-	PortOffset          int           `key:"port_offset" default:"0" min:"-65535" max:"65535" doc:"Added to the ports of the publishing interfaces (not to client ports and not to prometheus_port)."`
-	StatsConnectionTTL  time.Duration `key:"stats_connection_ttl" default:"120" unit:"s" min:"1s" doc:"How long a conn statistic is good for before it is sent again."`
-	StatsConnectionSend bool          `key:"stats_connection_send" default:"true" doc:"Whether to send a conn statistic for each connection."`
+	Include    string `key:"include" doc:"One more file with settings, for keys that this file does not have. A relative path starts from the directory of this file. The bare name internal.conf means {libdir}/internal.conf, which Holdfast does not need: it may be missing."`
+	LibDir     string `key:"libdir" doc:"What {libdir} stands for. Default: /usr/lib/pushpin for a file named pushpin.conf, else /usr/lib/holdfast."`
+	RunDir     string `key:"rundir" default:"run" doc:"Directory of sockets and pid files, relative to the working directory. Created if missing."`
+	IPCPrefix  string `key:"ipc_prefix" default:"pushpin-" doc:"Begins the name of every socket file in rundir."`
+	PortOffset int    `key:"port_offset" default:"0" min:"-65535" max:"65535" doc:"Added to the ports of the publishing interfaces (not to client ports and not to prometheus_port)."`
 }
 
 // Runner is section [runner].
 type Runner struct {
-	Services         []string  `key:"services" default:"connmgr,proxy,handler,zurl" doc:"Which processes the supervisor starts. The names of earlier Pushpin versions (condure, pushpin-proxy, pushpin-handler) work. zurl is started with handler, which needs it, in any case."`
-	HTTPPort         []string  `key:"http_port" default:"7999" doc:"Client ports for HTTP and WebSocket: [ADDR:]PORT. IPv6 addresses in brackets. Without an address, all addresses."`
-	HTTPSPorts       []string  `key:"https_ports" doc:"Client ports with TLS: [ADDR:]PORT. Certificates are looked for in runner/certs next to the configuration file: NAME.crt and NAME.key for the host NAME, _.example.com for *.example.com, default_PORT for all others."`
-	LocalPorts       []string  `key:"local_ports" doc:"Unix sockets for clients: PATH, with ?mode=OCTAL&user=NAME&group=NAME if wanted."`
-	LogDir           string    `key:"logdir" default:"log" doc:"Where the supervisor puts one log file per process, unless it merges the output."`
-	LogLevel         LogLevels `key:"log_level" default:"2" doc:"How much to log: 0 error, 1 warn, 2 info, 3 debug, 4 trace, as a number or by name. NAME:LEVEL sets it for one of runner, connmgr, proxy, handler, zurl: 2,proxy:3."`
-	LogFormat        string    `key:"log_format" own:"yes" default:"text" oneof:"text,json" doc:"text is Pushpin's format, with key=value at the end; json is one object a line."`
-	ClientBufferSize Bytes     `key:"client_buffer_size" default:"8192" min:"1024" max:"1M" doc:"A client's request line and headers must fit in this."`
-	ClientMaxConn    int       `key:"client_maxconn" default:"50000" min:"1" max:"10000000" doc:"How many client connections one connmgr has at most. More wait to be accepted."`
-	AllowCompression bool      `key:"allow_compression" default:"false" doc:"Whether to offer permessage-deflate to WebSocket clients."`
+	Services         []string      `key:"services" default:"connmgr,proxy,handler,zurl" doc:"Which processes the supervisor starts. The names of earlier Pushpin versions (condure, pushpin-proxy, pushpin-handler) work. zurl is started with handler, which needs it, in any case."`
+	HTTPPort         []string      `key:"http_port" default:"7999" doc:"Client ports for HTTP and WebSocket: [ADDR:]PORT. IPv6 addresses in brackets. Without an address, all addresses."`
+	HTTPSPorts       []string      `key:"https_ports" doc:"Client ports with TLS: [ADDR:]PORT. Certificates are looked for in runner/certs next to the configuration file: NAME.crt and NAME.key for the host NAME, _.example.com for *.example.com, default_PORT for all others."`
+	LocalPorts       []string      `key:"local_ports" doc:"Unix sockets for clients: PATH, with ?mode=OCTAL&user=NAME&group=NAME if wanted."`
+	LogDir           string        `key:"logdir" default:"log" doc:"Where the supervisor puts one log file per process, unless it merges the output."`
+	StopTimeout      time.Duration `key:"stop_timeout" own:"yes" default:"20" unit:"s" min:"100ms" max:"1h" doc:"How long the supervisor waits for the processes to end before it kills them. Longer than drain_time of connmgr, or clients are cut off."`
+	LogLevel         LogLevels     `key:"log_level" default:"2" doc:"How much to log: 0 error, 1 warn, 2 info, 3 debug, 4 trace, as a number or by name. NAME:LEVEL sets it for one of runner, connmgr, proxy, handler, zurl: 2,proxy:3."`
+	LogFormat        string        `key:"log_format" own:"yes" default:"text" oneof:"text,json" doc:"text is Pushpin's format, with key=value at the end; json is one object a line."`
+	ClientBufferSize Bytes         `key:"client_buffer_size" default:"8192" min:"1024" max:"1M" doc:"A client's request line and headers must fit in this."`
+	ClientMaxConn    int           `key:"client_maxconn" default:"50000" min:"1" max:"10000000" doc:"How many client connections one connmgr has at most. More wait to be accepted."`
 }
 
 // Runtime is in the section of each process.
@@ -63,6 +61,18 @@ type Runtime struct {
 
 // ConnMgr is section [connmgr].
 type ConnMgr struct {
+	MaxFields       int           `key:"max_fields" default:"128" min:"8" max:"1024" doc:"Header fields that a request may have."`
+	HeaderTimeout   time.Duration `key:"header_timeout" default:"60" unit:"s" min:"10ms" doc:"How long a client may take for its request line and headers, and for a TLS handshake."`
+	IdleTimeout     time.Duration `key:"idle_timeout" default:"180" unit:"s" min:"10ms" doc:"How long a client may stay connected between requests."`
+	BodyTimeout     time.Duration `key:"body_timeout" default:"60" unit:"s" min:"10ms" doc:"How long a request body may make no progress."`
+	WriteTimeout    time.Duration `key:"write_timeout" default:"60" unit:"s" min:"10ms" doc:"How long a client may take no byte of a response."`
+	ResponseTimeout time.Duration `key:"response_timeout" default:"1800" unit:"s" min:"10ms" doc:"How long proxy or handler may be silent about an ordinary request."`
+	PeerWait        time.Duration `key:"peer_wait" default:"10" unit:"s" min:"10ms" doc:"How long a request that can be sent again waits for a proxy, when there is none or it died."`
+	MaxBacklog      Bytes         `key:"max_backlog" default:"1M" min:"1" max:"1G" doc:"What may wait for one client that holds a connection and does not read."`
+	BacklogPolicy   string        `key:"backlog_policy" default:"close" oneof:"close,drop-oldest,latest" doc:"What happens at max_backlog: close ends the connection, drop-oldest drops what waited longest, latest keeps only the newest message."`
+	MaxQueued       Bytes         `key:"max_queued" default:"64M" min:"1" max:"1G" doc:"What may wait for one of the loops that write to held clients."`
+	Writers         int           `key:"writers" default:"0" min:"0" max:"256" doc:"Loops that write to held clients. 0: one for each processor."`
+	DrainTime       time.Duration `key:"drain_time" default:"10" unit:"s" min:"0s" doc:"How long a connmgr that is stopped takes to end what is open."`
 	Runtime
 }
 
@@ -83,11 +93,7 @@ type Proxy struct {
 	SigIss                   string        `key:"sig_iss" default:"pushpin" doc:"Issuer in the Grip-Sig of requests to origins."`
 	SigKey                   string        `key:"sig_key" secret:"yes" doc:"Key of the Grip-Sig: text, base64:DATA, or file:PATH with a hex or PEM key. Empty: requests are not signed."`
 	UpstreamKey              string        `key:"upstream_key" secret:"yes" doc:"Key that makes the Grip-Sig of an incoming request trusted."`
-	SockJSURL                string        `key:"sockjs_url" default:"https://cdn.jsdelivr.net/sockjs/0.3.4/sockjs.min.js" doc:"Script for the SockJS iframe."`
 	MaxOpenRequests          int           `key:"max_open_requests" default:"-1" min:"-1" doc:"How many requests one proxy works on at a time; -1 means client_maxconn."`
-	StatsReportInterval      time.Duration `key:"stats_report_interval" default:"10" unit:"s" min:"1s" doc:"How often to report statistics to the handler."`
-	PrometheusPort           string        `key:"prometheus_port" doc:"Pushpin's metrics, on PORT (all addresses), ADDR:PORT or ipc://PATH. Empty: none. The admin listener has more."`
-	PrometheusPrefix         string        `key:"prometheus_prefix" doc:"Begins the names of Pushpin's metrics."`
 	ConnectTimeout           time.Duration `key:"connect_timeout" own:"yes" default:"10" unit:"s" min:"10ms" doc:"Limit for each attempt to reach a target. The next target is tried after that."`
 	ResponseTimeout          time.Duration `key:"response_timeout" own:"yes" default:"1800" unit:"s" min:"10ms" doc:"How long an origin may take to begin its response."`
 	IdleTimeout              time.Duration `key:"idle_timeout" own:"yes" default:"1800" unit:"s" min:"10ms" doc:"How long a body may stand still."`
@@ -132,16 +138,20 @@ type Zurl struct {
 	Timeout         time.Duration `key:"timeout" default:"60" unit:"s" min:"10ms" max:"1h" doc:"Limit for a whole request, unless the request says less."`
 	ConnectTimeout  time.Duration `key:"connect_timeout" default:"10" unit:"s" min:"10ms" doc:"Limit for reaching the server, TLS included."`
 	DefPolicy       string        `key:"defpolicy" default:"allow" oneof:"allow,deny" doc:"allow: every address may be called that deny does not name, or that allow does. deny: only addresses that allow names and deny does not."`
-	Allow           []string      `key:"allow" doc:"Hosts and networks that may be called: a name, a pattern with one *, an address, or a network such as 10.1.0.0/16."`
-	Deny            []string      `key:"deny" default:"internal" doc:"Hosts and networks that may not be called. internal stands for all private, local and reserved ones. Requests that a trusted route leads to are exempt."`
+	Allow           []string      `key:"allow" doc:"What may be called: names, addresses, patterns with one *, networks such as 10.1.0.0/16, or @internal for all private, local and reserved addresses; each with :PORT or :FIRST-LAST if wanted."`
+	Deny            []string      `key:"deny" default:"@internal" doc:"What may not be called, in the same form. Requests that a trusted route leads to are exempt."`
+	DrainTime       time.Duration `key:"drain_time" default:"5" unit:"s" min:"0s" doc:"How long a zurl that is stopped lets open requests go on."`
 	Runtime
 }
 
 // Bus is section [bus].
 type Bus struct {
-	Listen    string        `key:"listen" default:"ipc://{rundir}/{ipc_prefix}{name}" doc:"Where an instance takes frames: ipc://PATH, or tcp://ADDR:PORT to spread processes over hosts. {name} stands for the instance, such as proxy.0."`
-	Peers     []string      `key:"peers" doc:"Other instances outside rundir: NAME=SPEC, such as handler.0=tcp://10.0.0.5:7100. Those in rundir are found by themselves."`
+	Inbox     string        `key:"inbox" doc:"Where an instance takes frames: ipc://PATH, or tcp://ADDR:PORT to spread processes over hosts. Empty: {rundir}/{ipc_prefix}{name}.in. Only safe in a trusted network."`
+	Pub       string        `key:"pub" doc:"Where an instance says that it lives, in the same form. Empty: {rundir}/{ipc_prefix}{name}.pub."`
+	Peers     []string      `key:"peers" doc:"Instances that are not in rundir, each as three words: NAME INBOX PUB, such as handler.0 tcp://10.0.0.5:7100 tcp://10.0.0.5:7101."`
 	Heartbeat time.Duration `key:"heartbeat" default:"1" unit:"s" min:"50ms" max:"60s" doc:"How often an instance says that it lives."`
+	GiveUp    time.Duration `key:"give_up" default:"10" unit:"s" min:"100ms" max:"1h" doc:"How long an instance may be silent before the others go on without it."`
+	QueueSize Bytes         `key:"queue_size" default:"64M" min:"1M" max:"4G" doc:"What may wait for one peer."`
 }
 
 // Admin is section [admin].

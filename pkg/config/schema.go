@@ -105,6 +105,26 @@ var notActedOn = []struct {
 		"Holdfast does not look for updates and reports nothing to anybody",
 	},
 	{
+		regexp.MustCompile(`^runner\.allow_compression$`),
+		"WebSocket messages are not compressed",
+	},
+	{
+		regexp.MustCompile(`^global\.stats_connection_(ttl|send)$`),
+		"there are no statistics of single connections",
+	},
+	{
+		regexp.MustCompile(`^proxy\.stats_report_interval$`),
+		"the proxy reports nothing to the handler; handler.stats_report_interval is for what leaves the system",
+	},
+	{
+		regexp.MustCompile(`^proxy\.prometheus_(port|prefix)$`),
+		"Pushpin's metrics are the handler's, see handler.prometheus_port; the proxy's own are on its admin listener",
+	},
+	{
+		regexp.MustCompile(`^proxy\.sockjs_url$`),
+		"SockJS is not part of Holdfast",
+	},
+	{
 		regexp.MustCompile(`^proxy\.ipc_file_mode$`),
 		"the proxy has no public sockets; those of the bus are private to the user",
 	},

@@ -13,12 +13,14 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
+	"github.com/holdfast/holdfast/pkg/netpolicy"
 )
 
 // Conditions of a Fetched without a response. The names are zurl's; too-busy and
@@ -55,14 +57,14 @@ var (
 type clients struct{ trusted, other *http.Transport }
 
 func newClients(o *Options) clients {
-	transport := func(p Policy) *http.Transport {
+	transport := func(p *netpolicy.Rules) *http.Transport {
 		d := &net.Dialer{Timeout: o.ConnectTimeout}
 		if p != nil {
 			// The check is on the address that is dialled, after the name was
 			// resolved, so a name that changes its mind cannot pass it.
 			d.ControlContext = func(_ context.Context, _, address string, _ syscall.RawConn) error {
 				ap, err := netip.ParseAddrPort(address)
-				if err != nil || !p.AllowAddr(ap.Addr().Unmap().WithZone("")) {
+				if err != nil || !p.AllowsAddr(ap.Addr(), ap.Port()) {
 					return fmt.Errorf("%s: %w", address, errPolicy)
 				}
 				return nil
@@ -112,18 +114,23 @@ func (s *Server) fetch(ctx context.Context, f *frame.Fetch) *frame.Fetched {
 	if f.Method == http.MethodHead && len(f.Body) > 0 {
 		return failure(conditionHeadBody, "HEAD with a body")
 	}
-	allowed := func(host string) bool { return f.Trusted || s.o.Policy == nil || s.o.Policy.AllowHost(host) }
-	if !allowed(req.URL.Hostname()) {
-		return failure(conditionPolicy, req.URL.Hostname()+": "+errPolicy.Error())
+	allowed := func(hostPort string) bool {
+		host, port, err := net.SplitHostPort(hostPort)
+		n, portErr := strconv.ParseUint(port, 10, 16)
+		return f.Trusted || (err == nil && portErr == nil && s.o.Policy.AllowsHost(host, uint16(n)))
+	}
+	target := hostPort(req.URL.Host, req.URL.Scheme)
+	if !allowed(target) {
+		return failure(conditionPolicy, target+": "+errPolicy.Error())
 	}
 	transport := s.clients.other
 	if f.Trusted {
 		transport = s.clients.trusted
 	}
 	if f.ConnectHost != "" {
-		to := connectTo{instead: hostPort(req.URL.Host, req.URL.Scheme), addr: hostPort(f.ConnectHost, req.URL.Scheme)}
-		if host, _, _ := net.SplitHostPort(to.addr); !allowed(host) {
-			return failure(conditionPolicy, host+": "+errPolicy.Error())
+		to := connectTo{instead: target, addr: hostPort(f.ConnectHost, req.URL.Scheme)}
+		if !allowed(to.addr) {
+			return failure(conditionPolicy, to.addr+": "+errPolicy.Error())
 		}
 		req = req.WithContext(context.WithValue(ctx, connectKey{}, to))
 		// Connections are pooled by the URI's host; this one must be neither
@@ -139,7 +146,7 @@ func (s *Server) fetch(ctx context.Context, f *frame.Fetch) *frame.Fetched {
 			return errRedirects
 		case next.URL.Scheme != "http" && next.URL.Scheme != "https":
 			return fmt.Errorf("redirect to the scheme %q", next.URL.Scheme)
-		case !allowed(next.URL.Hostname()):
+		case !allowed(hostPort(next.URL.Host, next.URL.Scheme)):
 			return fmt.Errorf("redirect to %s: %w", next.URL.Host, errPolicy)
 		}
 		if next.URL.Host != via[0].URL.Host {

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/netpolicy"
 )
 
 // Options configures a Server. Start from [DefaultOptions].
@@ -35,21 +35,10 @@ type Options struct {
 	// DrainTime is how long a stopping Server lets open requests go on.
 	DrainTime time.Duration
 
-	// Policy says which addresses requests may go to that are not trusted. nil
-	// allows all.
-	Policy Policy
+	// Policy says where requests may go that are not trusted. nil allows all.
+	Policy *netpolicy.Rules
 	// TLS is the base of the TLS configuration; nil is the standard one.
 	TLS *tls.Config
-}
-
-// Policy says which hosts and addresses may be called. Its methods may be called
-// from any goroutine.
-type Policy interface {
-	// AllowHost is asked about the host of a URI as it is written, before
-	// anything is resolved, and for each redirect.
-	AllowHost(host string) bool
-	// AllowAddr is asked about each address just before it is dialled.
-	AllowAddr(addr netip.Addr) bool
 }
 
 // maxRedirects is the most that a request may follow.

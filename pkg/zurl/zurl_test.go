@@ -13,7 +13,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -27,18 +26,19 @@ import (
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
+	"github.com/holdfast/holdfast/pkg/netpolicy"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// deny is a policy of fixed answers.
-type deny struct {
-	host string
-	addr netip.Addr
+func deny(t *testing.T, patterns ...string) *netpolicy.Rules {
+	t.Helper()
+	r, err := netpolicy.New("allow", nil, patterns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }
-
-func (d deny) AllowHost(host string) bool     { return host != d.host }
-func (d deny) AllowAddr(addr netip.Addr) bool { return addr != d.addr }
 
 // rig is a zurl and a peer that asks it.
 type rig struct {
@@ -292,7 +292,7 @@ func TestPolicy(t *testing.T) {
 		}
 	})
 	port := origin.URL[strings.LastIndex(origin.URL, ":"):]
-	r := newRig(t, func(o *Options) { o.Policy = deny{host: "forbidden.test", addr: netip.MustParseAddr("127.0.0.1")} })
+	r := newRig(t, func(o *Options) { o.Policy = deny(t, "forbidden.test", "@internal") })
 	r.expect(frame.Fetch{Method: "GET", URI: "http://forbidden.test/"}, conditionPolicy)
 	r.expect(frame.Fetch{Method: "GET", URI: origin.URL, Trusted: true}, "")
 	for _, uri := range []string{origin.URL, "http://2130706433" + port, "http://[::ffff:127.0.0.1]" + port} {
@@ -303,7 +303,7 @@ func TestPolicy(t *testing.T) {
 	}
 	r.expect(frame.Fetch{Method: "GET", URI: "http://name.invalid/", ConnectHost: "127.0.0.1" + port}, conditionPolicy)
 
-	r = newRig(t, func(o *Options) { o.Policy = deny{host: "forbidden.test"} })
+	r = newRig(t, func(o *Options) { o.Policy = deny(t, "forbidden.test") })
 	r.expect(frame.Fetch{Method: "GET", URI: origin.URL + "?to=http://forbidden.test/", Redirects: 1}, conditionPolicy)
 	r.expect(frame.Fetch{Method: "GET", URI: origin.URL, ConnectHost: "forbidden.test"}, conditionPolicy)
 }
