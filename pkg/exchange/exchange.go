@@ -97,6 +97,8 @@ func Seq(f frame.Frame) (id, seq uint64, ok bool) {
 		return f.ID, f.Seq, true
 	case *frame.Session:
 		return f.ID, f.Seq, true
+	case *frame.Tune:
+		return f.ID, f.Seq, true
 	}
 	return 0, 0, false
 }

@@ -105,6 +105,8 @@ func newFrame(t Type) Frame {
 		return new(Session)
 	case TypeControl:
 		return new(Control)
+	case TypeTune:
+		return new(Tune)
 	}
 	return nil
 }
@@ -724,4 +726,16 @@ func (f *Control) fields(c coder) {
 	strs(c, &f.List)
 	c.uint(&f.N)
 	u8(c, &f.Kind)
+}
+
+// Type implements Frame.
+func (*Tune) Type() Type { return TypeTune }
+func (f *Tune) fields(c coder) {
+	c.uint(&f.ID)
+	c.uint(&f.Seq)
+	u8(c, &f.Op)
+	c.bytes(&f.Data)
+	u8(c, &f.Kind)
+	u32(c, &f.Millis)
+	c.bool(&f.Interval)
 }

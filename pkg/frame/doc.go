@@ -86,6 +86,7 @@ const (
 	TypeMessage  Type = 18 // both ways: one WebSocket message or control frame
 	TypeSession  Type = 19 // proxy → connmgr: the record of a WebSocket-over-HTTP session
 	TypeControl  Type = 20 // proxy → handler, handler → proxy: WebSocket control
+	TypeTune     Type = 21 // proxy → connmgr, connmgr → proxy: what to do with a WebSocket besides messages
 )
 
 func (t Type) String() string {
@@ -101,6 +102,7 @@ var typeNames = [...]string{
 	TypeUpdate: "update", TypeFinish: "finish", TypeRetry: "retry", TypeDeliver: "deliver",
 	TypeReport: "report", TypeClosed: "closed", TypeRecords: "records", TypeFetch: "fetch",
 	TypeFetched: "fetched", TypeMessage: "message", TypeSession: "session", TypeControl: "control",
+	TypeTune: "tune",
 }
 
 // Reason says why something ended or was dropped. It crosses the bus as a

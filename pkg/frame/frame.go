@@ -362,7 +362,18 @@ type Session struct {
 	Acked   uint64
 }
 
-// Control carries GRIP control of a WebSocket between proxy and handler.
+// Operations of Control.
+const (
+	ControlSubscribe   uint8 = 1 // proxy → handler: Channel, List (filters)
+	ControlUnsubscribe uint8 = 2 // proxy → handler: Channel
+	ControlMeta        uint8 = 3 // proxy → handler: Fields, set; List, names to remove
+	ControlAck         uint8 = 4 // handler → proxy: N as asked; Text is an error that ends the connection
+	ControlRefresh     uint8 = 5 // handler → proxy: make a WebSocket-over-HTTP request now
+)
+
+// Control carries GRIP control of a WebSocket between proxy and handler. The
+// handler answers 1 to 3 with ControlAck once connmgr has been told, so that what
+// the proxy sends to connmgr afterwards finds the subscription in force.
 type Control struct {
 	X       XID
 	Op      uint8
@@ -373,4 +384,23 @@ type Control struct {
 	List    []string
 	N       uint64
 	Kind    uint8
+}
+
+// Operations of Tune.
+const (
+	TuneKeepAlive uint8 = 1 // proxy → connmgr: Data every Millis, 0: off
+	TuneDelay     uint8 = 2 // proxy → connmgr: send Data after Millis; one that waits already goes at once
+	TuneFlush     uint8 = 3 // proxy → connmgr: send at once what TuneDelay left waiting
+	TuneDetach    uint8 = 4 // proxy → connmgr: the far end is gone for good, the client stays
+	TuneShut      uint8 = 5 // connmgr → proxy: a publication closed the client; close the origin's side without status
+)
+
+// Tune says what to do with a WebSocket besides passing messages.
+type Tune struct {
+	ID, Seq  uint64
+	Op       uint8
+	Data     []byte
+	Kind     uint8 // kind of the message that carries Data
+	Millis   uint32
+	Interval bool
 }
