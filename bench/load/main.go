@@ -30,6 +30,7 @@ type options struct {
 	scenario    string
 	target      netip.AddrPort
 	host        string
+	header      string
 	path        string
 	readyHead   bool
 	n           int
@@ -78,6 +79,7 @@ func parse(args []string) (*options, error) {
 	f.StringVar(&o.scenario, "scenario", "fanout", "fanout, herd, channels, polls, proxy or echo")
 	f.TextVar(&o.target, "target", netip.AddrPort{}, "address of the server")
 	f.StringVar(&o.host, "host", "bench.test", "Host header")
+	f.StringVar(&o.header, "header", "", "a header field that subscribers send as well, such as 'TE: chunked'")
 	f.StringVar(&o.path, "path", "/stream?channel={c}", "path to ask for; {c} is the channel")
 	f.BoolVar(&o.readyHead, "ready-head", false, "a subscriber is ready with the response head, not with the first byte of the body")
 	f.IntVar(&o.n, "n", 1000, "connections")
@@ -109,6 +111,9 @@ func parse(args []string) (*options, error) {
 		return nil, fmt.Errorf("-pids: %w", err)
 	}
 	o.ws = *ws
+	if o.header != "" {
+		o.header += "\r\n"
+	}
 	switch {
 	case !o.target.IsValid():
 		return nil, fmt.Errorf("-target is missing")

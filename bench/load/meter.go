@@ -19,8 +19,8 @@ type meter struct {
 	delivered  uint64
 	duplicates uint64
 	reordered  uint64
-	last       time.Duration // when a message was last read
-	onMessage  func()        // may be nil
+	last       time.Duration     // when a message was last read
+	onMessage  func(channel int) // may be nil
 }
 
 func newMeter(l *netloop.Loop, size int) *meter {
@@ -35,6 +35,7 @@ func (m *meter) reset() {
 // the wire.Sink of the connection's response.
 type tracker struct {
 	m       *meter
+	channel int
 	next    uint32              // the number expected
 	missing map[uint32]struct{} // numbers below next that have not come; nil as long as all have
 	rest    []byte              // the beginning of a line that has not ended
@@ -86,6 +87,6 @@ func (t *tracker) message(seq uint32, sent time.Duration) {
 	t.m.last = now
 	t.m.latency.Add(now - sent)
 	if t.m.onMessage != nil {
-		t.m.onMessage()
+		t.m.onMessage(t.channel)
 	}
 }

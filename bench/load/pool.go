@@ -29,6 +29,7 @@ type pool struct {
 	kind   kind
 	target netip.AddrPort
 	host   string
+	header string // more header lines
 	path   string // {c} stands for the channel
 	// readyHead says that a subscriber is ready with the head of its response.
 	// Otherwise it is ready with the first byte of the body: the origin's initial
@@ -58,7 +59,6 @@ type subscriber struct {
 	pool    *pool
 	conn    *netloop.Conn
 	resp    wire.Response
-	channel int
 	ready   bool
 	upgrade bool // the WebSocket handshake is over
 	in      []byte
@@ -89,8 +89,7 @@ func (p *pool) fill() {
 
 func (p *pool) open() error {
 	n := len(p.subs)
-	s := &subscriber{pool: p, channel: n % p.channels}
-	s.m = p.meter
+	s := &subscriber{pool: p, tracker: tracker{m: p.meter, channel: n % p.channels}}
 	// Several source addresses, so that the ports of one do not bound the run.
 	from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(2 + n%8)}), 0)
 	conn, err := netloop.Open(p.loop, from, p.target, s)
@@ -106,9 +105,9 @@ func (p *pool) open() error {
 
 func (s *subscriber) ask() {
 	p := s.pool
-	extra := ""
+	extra := p.header
 	if p.kind == kindWebSocket {
-		extra = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+		extra += "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 	}
 	path := strings.ReplaceAll(p.path, "{c}", channelName(s.channel))
 	s.asked = p.loop.Now()

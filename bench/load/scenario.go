@@ -65,7 +65,7 @@ func (b *bench) newPool(k kind) *pool {
 		k = kindWebSocket
 	}
 	return &pool{
-		loop: b.loop, meter: newMeter(b.loop, b.src.size), kind: k, target: b.target, host: b.host, path: b.path,
+		loop: b.loop, meter: newMeter(b.loop, b.src.size), kind: k, target: b.target, host: b.host, header: b.header, path: b.path,
 		readyHead: b.readyHead, channels: b.channels, window: b.window, retry: b.window > 0,
 	}
 }
@@ -241,10 +241,14 @@ func (b *bench) herd() error {
 	return p.err
 }
 
-// eachChannel: publishers in a closed loop, over many channels with few listeners
-// each. Over ZeroMQ, where a publish has no answer, the loop is closed by the
-// deliveries.
+// eachChannel: a closed loop over many channels with few listeners each. A
+// publisher goes on to its next channel when its publish was answered and all
+// listeners have read it, so that the rate is one that the server keeps up with,
+// not one at which it only takes in.
 func (b *bench) eachChannel() error {
+	if b.channels < 2*b.publishers {
+		return fmt.Errorf("%d publishers need more than %d channels", b.publishers, b.channels)
+	}
 	p := b.newPool(kindStream)
 	defer p.close()
 	if err := b.hold(p); err != nil {
@@ -253,58 +257,80 @@ func (b *bench) eachChannel() error {
 	if p.ready < b.n {
 		return fmt.Errorf("%d of %d connections are ready", p.ready, b.n)
 	}
-	listeners := float64(b.n) / float64(b.channels)
-	loop := func(length time.Duration) func(func()) {
-		if b.zmq.IsValid() {
-			return func(f func()) { b.closedByDelivery(p, int(listeners), length, f) }
-		}
-		return func(f func()) { b.closedByAnswer(length, f) }
-	}
-	if _, err := b.deliver(p, listeners, 10*time.Second, loop(time.Second)); err != nil {
+	listeners := b.n / b.channels
+	if _, err := b.deliver(p, float64(listeners), 10*time.Second, func(f func()) { b.closedLoop(p, listeners, time.Second, f) }); err != nil {
 		return err
 	}
 	var err error
-	b.res.Burst, err = b.deliver(p, listeners, b.duration+10*time.Second, loop(b.duration))
+	b.res.Burst, err = b.deliver(p, float64(listeners), b.duration+10*time.Second, func(f func()) { b.closedLoop(p, listeners, b.duration, f) })
 	b.res.Setup.Dropped = p.dropped
 	return err
 }
 
-func (b *bench) closedByAnswer(length time.Duration, finished func()) {
+// underWay is a publish of the closed loop.
+type underWay struct {
+	begun    time.Duration
+	answered bool
+	left     int // listeners that have not read it
+}
+
+// patience is how long a publish may be under way before it is given up, and
+// another takes its place.
+const patience = 2 * time.Second
+
+func (b *bench) closedLoop(p *pool, listeners int, length time.Duration, finished func()) {
 	end := b.loop.Now() + length
-	channel, running := 0, b.publishers
+	open := map[int]*underWay{} // by channel
+	channel, over := 0, false
 	var publish func()
-	next := func(bool) {
-		if b.loop.Now() < end {
+	check := func(ch int) {
+		if w := open[ch]; w != nil && w.answered && w.left <= 0 {
+			delete(open, ch)
 			b.loop.Soon(publish)
-		} else if running--; running == 0 {
-			finished()
 		}
 	}
 	publish = func() {
-		channel = (channel + 1) % b.channels
-		b.pub.publish(channel, next)
+		if b.loop.Now() >= end {
+			if len(open) == 0 && !over {
+				over = true
+				p.meter.onMessage = nil
+				finished()
+			}
+			return
+		}
+		for channel = (channel + 1) % b.channels; open[channel] != nil; {
+			channel = (channel + 1) % b.channels
+		}
+		ch := channel
+		open[ch] = &underWay{begun: b.loop.Now(), left: listeners}
+		b.pub.publish(ch, func(ok bool) {
+			if w := open[ch]; w != nil {
+				if w.answered = true; !ok {
+					w.left = 0
+				}
+				check(ch)
+			}
+		})
 	}
-	for range b.publishers {
-		publish()
-	}
-}
-
-func (b *bench) closedByDelivery(p *pool, listeners int, length time.Duration, finished func()) {
-	end := b.loop.Now() + length
-	channel, got := 0, 0
-	publish := func() {
-		channel = (channel + 1) % b.channels
-		b.pub.publish(channel, nil)
-	}
-	p.meter.onMessage = func() {
-		if got++; got%listeners == 0 && b.loop.Now() < end {
-			publish()
+	p.meter.onMessage = func(ch int) {
+		if w := open[ch]; w != nil {
+			w.left--
+			check(ch)
 		}
 	}
-	b.loop.After(length, func() {
-		p.meter.onMessage = nil
-		finished()
-	})
+	var sweep func()
+	sweep = func() {
+		for ch, w := range open {
+			if b.loop.Now()-w.begun > patience {
+				delete(open, ch)
+				b.loop.Soon(publish)
+			}
+		}
+		if !over {
+			b.loop.After(patience/4, sweep)
+		}
+	}
+	sweep()
 	for range b.publishers {
 		publish()
 	}
@@ -327,6 +353,10 @@ func (b *bench) polls() error {
 	}
 	total := &result.Delivery{}
 	latency := new(hist.Histogram)
+	before, err := b.usage()
+	if err != nil {
+		return err
+	}
 	for range b.count {
 		d, err := b.deliver(p, float64(p.ready)/float64(b.channels), 10*time.Second, func(f func()) { b.backToBack(b.channels, f) })
 		if err != nil {
@@ -340,7 +370,6 @@ func (b *bench) polls() error {
 		total.Lost += d.Lost
 		total.Duplicates += d.Duplicates
 		total.Seconds += d.Seconds
-		total.CPU += d.CPU
 		for _, s := range p.subs {
 			// One that missed the message is still held.
 			if s.answers > 0 {
@@ -352,6 +381,12 @@ func (b *bench) polls() error {
 			return err
 		}
 	}
+	// The whole cycle, asking included.
+	after, err := b.usage()
+	if err != nil {
+		return err
+	}
+	total.CPU = (after.CPU - before.CPU).Seconds()
 	total.Latency = latency.Summary()
 	total.PerSecond = float64(total.Delivered) / total.Seconds
 	total.CPUPerDelivery = total.CPU * 1e6 / float64(total.Delivered)

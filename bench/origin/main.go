@@ -9,7 +9,7 @@
 //	GET  /big                 1 MB
 //	POST /ws?channel=C        WebSocket over HTTP: opens, subscribes to C, and
 //	                          sends every text message back
-//	GET  /ws (Upgrade)        a WebSocket that sends every message back
+//	GET  /echo (Upgrade)      a WebSocket that sends every message back
 package main
 
 import (
@@ -121,7 +121,7 @@ func (c *client) serve(p []byte) (int, error) {
 		c.conn.Write(response("200 OK", "Grip-Hold: stream\r\nGrip-Channel: "+channel+"\r\n", []byte("ready\n")))
 	case path == "/poll":
 		c.conn.Write(response("200 OK", "Grip-Hold: response\r\nGrip-Channel: "+channel+"\r\n", []byte("timeout\n")))
-	case path == "/ws" && req.Upgrade:
+	case path == "/echo" && req.Upgrade:
 		c.ws = true
 		c.conn.Write(fmt.Appendf(nil, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n", wire.AcceptKey(req.Key)))
 	case path == "/ws" && string(req.Method) == "POST":

@@ -146,3 +146,25 @@ func pss(rollup []byte) (int64, error) {
 	}
 	return 0, nil // a zombie or a kernel thread has no mappings
 }
+
+// Total is the time that the processors of the machine have been busy since it
+// started.
+func Total() (time.Duration, error) {
+	b, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	f := strings.Fields(string(b)) // cpu user nice system idle iowait irq softirq ...
+	if len(f) < 8 {
+		return 0, errors.New("/proc/stat is too short")
+	}
+	var ticks int64
+	for _, s := range append(f[1:4:4], f[6:8]...) {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * clockTick, nil
+}

@@ -1,0 +1,300 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/holdfast/holdfast/bench/internal/hist"
+	"github.com/holdfast/holdfast/bench/internal/result"
+)
+
+// line is one row of a table: its name, how a cell is written, and what
+// Holdfast is meant to reach.
+type line struct {
+	name string
+	cell func(c cell) string
+	goal string
+}
+
+// cell finds figures of one system.
+type cell struct {
+	f      *file
+	system string
+}
+
+// median is the median of a figure over all runs of a row; ok is false if there
+// is none.
+func (c cell) median(row string, figure func(*result.Load) float64) (float64, bool) {
+	var all []float64
+	for _, r := range c.f.Runs {
+		if r.System == c.system && r.Row == row && r.Load != nil {
+			all = append(all, figure(r.Load))
+		}
+	}
+	if len(all) == 0 {
+		return 0, false
+	}
+	slices.Sort(all)
+	n := len(all)
+	return (all[(n-1)/2] + all[n/2]) / 2, true
+}
+
+// get is median, 0 if there is none.
+func (c cell) get(row string, figure func(*result.Load) float64) float64 {
+	v, _ := c.median(row, figure)
+	return v
+}
+
+// has tells whether a row was measured; failure is the error if it never worked.
+func (c cell) has(row string) (ok bool, failure string) {
+	for _, r := range c.f.Runs {
+		if r.System == c.system && r.Row == row {
+			if r.Load != nil {
+				return true, ""
+			}
+			failure = "failed"
+		}
+	}
+	return false, failure
+}
+
+// about writes a figure with as many digits as mean something.
+func about(v float64) string {
+	switch {
+	case v >= 10000:
+		return thousands(int(v/1000+0.5) * 1000)
+	case v >= 1000:
+		return thousands(int(v/100+0.5) * 100)
+	case v >= 20:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 1:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+func thousands(n int) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
+
+func pair(a, b float64) string { return about(a) + " / " + about(b) + " ms" }
+
+func pacedP50(l *result.Load) float64  { return l.Paced.Latency.P50 }
+func pacedP99(l *result.Load) float64  { return l.Paced.Latency.P99 }
+func pacedCPU(l *result.Load) float64  { return l.Paced.CPUPerDelivery }
+func burstRate(l *result.Load) float64 { return l.Burst.PerSecond }
+func burstP99(l *result.Load) float64  { return l.Burst.Latency.P99 }
+func burstCPU(l *result.Load) float64  { return l.Burst.CPUPerDelivery }
+func publishes(l *result.Load) float64 { return l.Burst.PublishesPerSecond }
+func lostShare(l *result.Load) float64 {
+	return 100 * (1 - float64(l.Burst.Delivered)/float64(max(l.Burst.Expected, 1)))
+}
+func readyShare(l *result.Load) float64 {
+	return 100 * float64(l.Setup.Ready) / float64(l.Setup.Asked)
+}
+func setupSeconds(l *result.Load) float64 { return l.Setup.Seconds }
+func setupRate(l *result.Load) float64    { return l.Setup.PerSecond }
+func requestRate(l *result.Load) float64  { return l.Requests.PerSecond }
+func requestP50(l *result.Load) float64   { return l.Requests.Latency.P50 }
+func requestP99(l *result.Load) float64   { return l.Requests.Latency.P99 }
+func requestCPU(l *result.Load) float64   { return l.Requests.CPUPerRequest }
+func megabytes(l *result.Load) float64    { return l.Requests.MBPerSecond }
+
+// arrived says how much of a burst did not arrive, if any.
+func (c cell) arrived(row string) string {
+	if v := c.get(row, lostShare); v > 0.005 {
+		return fmt.Sprintf(" (%.2f %% lost)", v)
+	}
+	return ""
+}
+
+// on writes a cell if its row was measured.
+func on(row string, f func(cell) string) func(cell) string {
+	return func(c cell) string {
+		ok, failure := c.has(row)
+		if !ok {
+			return failure
+		}
+		return f(c)
+	}
+}
+
+var mainLines = []line{
+	{"delivery p50 / p99", on("fanout", func(c cell) string { return pair(c.get("fanout", pacedP50), c.get("fanout", pacedP99)) }), "≤ 37 / ≤ 80 ms"},
+	{"server CPU per delivery", on("fanout", func(c cell) string { return about(c.get("fanout", pacedCPU)) + " µs" }), "≤ 8 µs"},
+	{"back to back, deliveries a second", on("fanout", func(c cell) string { return about(c.get("fanout", burstRate)) + c.arrived("fanout") }), "≥ 170,000"},
+	{"memory per held connection", on("fanout", func(c cell) string { return about(c.get("fanout", perConnection)) + " KiB" }), "≤ 6 KiB"},
+	{"holds set up, 100 at a time", on("fanout", func(c cell) string { return about(c.get("fanout", setupRate)) + " /s" }), "≥ 3,000 /s"},
+	{"10,000 at once", on("herd", func(c cell) string { return herd(c, "herd") }), "all held"},
+	{"5,000 WebSockets: p50 / p99, CPU, memory, burst", on("websocket", func(c cell) string {
+		return pair(c.get("websocket", pacedP50), c.get("websocket", pacedP99)) + ", " + about(c.get("websocket", pacedCPU)) + " µs, " +
+			about(c.get("websocket", perConnection)) + " KiB; " + about(c.get("websocket", burstRate)) + " /s" + c.arrived("websocket")
+	}), "≤ 20 / ≤ 50 ms, ≤ 8 µs, ≤ 10 KiB; whole"},
+	{"5,000 channels, one listener each: HTTP publishes a second, p99", on("channels", func(c cell) string {
+		return about(c.get("channels", publishes)) + ", " + about(c.get("channels", burstP99)) + " ms" + c.arrived("channels")
+	}), "≥ 8,000, ≤ 2 ms"},
+	{"plain proxying, 50 connections", on("proxy50", func(c cell) string {
+		return about(c.get("proxy50", requestRate)) + " req/s, p50 " + about(c.get("proxy50", requestP50)) + " ms"
+	}), "≥ 14,000 req/s"},
+	{"plain proxying, 1 connection, p50", on("proxy1", func(c cell) string { return fmt.Sprintf("%.2f ms", c.get("proxy1", requestP50)) }), "≤ 0.32 ms"},
+}
+
+var moreLines = []line{
+	{"2,000 at once", on("herd2000", func(c cell) string { return herd(c, "herd2000") }), ""},
+	{"fan-out, published over ZeroMQ: p50 / p99, CPU, back to back", on("fanout-zmq", func(c cell) string {
+		return pair(c.get("fanout-zmq", pacedP50), c.get("fanout-zmq", pacedP99)) + ", " + about(c.get("fanout-zmq", pacedCPU)) + " µs; " + about(c.get("fanout-zmq", burstRate)) + " /s" + c.arrived("fanout-zmq")
+	}), ""},
+	{"5,000 channels, published over ZeroMQ: publishes a second, p99", on("channels-zmq", func(c cell) string {
+		return about(c.get("channels-zmq", burstRate)) + ", " + about(c.get("channels-zmq", burstP99)) + " ms" + c.arrived("channels-zmq")
+	}), ""},
+	{"1,000 channels, ten listeners each: publishes a second, p99", on("channels10", func(c cell) string {
+		return about(c.get("channels10", publishes)) + ", " + about(c.get("channels10", burstP99)) + " ms" + c.arrived("channels10")
+	}), ""},
+	{"2,000 long polls answered: p50 / p99, CPU", on("polls", func(c cell) string {
+		p50 := func(l *result.Load) float64 { return l.Burst.Latency.P50 }
+		return pair(c.get("polls", p50), c.get("polls", burstP99)) + ", " + about(c.get("polls", burstCPU)) + " µs" + c.arrived("polls")
+	}), ""},
+	{"plain proxying, 50 connections: p99, CPU", on("proxy50", func(c cell) string {
+		return about(c.get("proxy50", requestP99)) + " ms, " + about(c.get("proxy50", requestCPU)) + " µs"
+	}), ""},
+	{"1 MB bodies, 10 connections", on("proxy-big", func(c cell) string {
+		return about(c.get("proxy-big", megabytes)) + " MB/s, p99 " + about(c.get("proxy-big", requestP99)) + " ms"
+	}), ""},
+	{"WebSocket echo through to the origin, 50 connections", on("echo", func(c cell) string {
+		return about(c.get("echo", requestRate)) + " /s, p50 / p99 " + pair(c.get("echo", requestP50), c.get("echo", requestP99))
+	}), ""},
+}
+
+func herd(c cell, row string) string {
+	if share := c.get(row, readyShare); share < 100 {
+		return fmt.Sprintf("%.0f %% held after %.0f s", share, c.get(row, setupSeconds))
+	}
+	return fmt.Sprintf("all held in %s s", about(c.get(row, setupSeconds)))
+}
+
+// table writes the results as Markdown.
+func table(f *file) string {
+	var b strings.Builder
+	present := measured(f)
+	if len(present) == 0 {
+		return "no results\n"
+	}
+	write := func(lines []line, goals bool) {
+		b.WriteString("| |")
+		for _, s := range present {
+			b.WriteString(" " + s.title + " |")
+		}
+		if goals {
+			b.WriteString(" goal |")
+		}
+		b.WriteString("\n| --- |" + strings.Repeat(" --- |", len(present)))
+		if goals {
+			b.WriteString(" --- |")
+		}
+		b.WriteString("\n")
+		for _, l := range lines {
+			row := ""
+			for _, s := range present {
+				row += " " + l.cell(cell{f, s.name}) + " |"
+			}
+			if strings.Trim(row, " |") == "" {
+				continue
+			}
+			b.WriteString("| " + l.name + " |" + row)
+			if goals {
+				b.WriteString(" " + l.goal + " |")
+			}
+			b.WriteString("\n")
+		}
+	}
+	write(mainLines, true)
+	b.WriteString("\n")
+	write(moreLines, false)
+	for _, r := range f.Runs {
+		if r.Error != "" {
+			fmt.Fprintf(&b, "\n%s, %s, run %d failed: %.300s\n", r.System, r.Row, r.Run, r.Error)
+		}
+	}
+	return b.String()
+}
+
+func measured(f *file) []system {
+	var present []system
+	for _, s := range systems() {
+		if slices.ContainsFunc(f.Runs, func(r record) bool { return r.System == s.name }) {
+			present = append(present, s)
+		}
+	}
+	return present
+}
+
+// drawings writes latency.svg and memory.svg.
+func drawings(dir string, f *file) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	latency := chart{
+		title: "10,000 streams, 100 bytes, 2 messages a second: share of deliveries by time",
+		x:     axis{label: "milliseconds from publish to read", log: true, unit: " ms"}, y: axis{label: "percent", unit: " %", max: 100},
+	}
+	memory := chart{
+		title: "Memory of all processes (PSS) against held streams",
+		x:     axis{label: "held streams"}, y: axis{label: "MiB", unit: " MiB"},
+	}
+	for _, s := range measured(f) {
+		c := cell{f, s.name}
+		if ok, _ := c.has("fanout"); !ok {
+			continue
+		}
+		var curve, grow []point
+		for i, p := range c.points() {
+			v := c.get("fanout", func(l *result.Load) float64 { return l.Paced.Latency.Points[i].Ms })
+			curve = append(curve, point{max(v, 0.1), p.Q * 100})
+		}
+		for i := range c.steps() {
+			grow = append(grow, point{
+				c.get("fanout", func(l *result.Load) float64 { return float64(l.Memory[i].Connections) }),
+				c.get("fanout", func(l *result.Load) float64 { return float64(l.Memory[i].Bytes) / (1 << 20) }),
+			})
+		}
+		latency.curves = append(latency.curves, curveOf{s.title, curve})
+		memory.curves = append(memory.curves, curveOf{s.title, grow})
+	}
+	if len(latency.curves) == 0 {
+		return nil
+	}
+	for name, ch := range map[string]chart{"latency.svg": latency, "memory.svg": memory} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(ch.svg()), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// points are those of the runs' latency curves; all runs have the same shares.
+func (c cell) points() []hist.Point {
+	for _, r := range c.f.Runs {
+		if r.System == c.system && r.Row == "fanout" && r.Load != nil {
+			return r.Paced.Latency.Points
+		}
+	}
+	return nil
+}
+
+func (c cell) steps() []result.Memory {
+	for _, r := range c.f.Runs {
+		if r.System == c.system && r.Row == "fanout" && r.Load != nil {
+			return r.Memory
+		}
+	}
+	return nil
+}
