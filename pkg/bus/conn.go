@@ -112,25 +112,47 @@ type stream struct {
 	stall time.Duration
 	ready bool // the handshake is done; set before there are two goroutines
 
-	in guard // owned by the reader
+	// Owned by the reader.
+	in      guard
+	limited bool // a read deadline is set
 
 	// Owned by the writer.
-	out []byte
+	out      []byte
+	deadline time.Time // that is set for writing
 }
 
 // Read implements net.Conn.
 func (s *stream) Read(p []byte) (int, error) {
 	if s.ready && s.in.waiting() {
 		// Within a message the peer may not pause for ever; between two it may.
-		var d time.Time
-		if s.in.within() {
-			d = time.Now().Add(s.stall)
-		}
-		if err := s.SetReadDeadline(d); err != nil {
+		if err := s.limitRead(s.in.within()); err != nil {
 			return 0, err
 		}
 	}
 	return s.in.Read(p)
+}
+
+func (s *stream) limitRead(on bool) error {
+	if !on && !s.limited {
+		return nil
+	}
+	s.limited = on
+	var d time.Time
+	if on {
+		d = time.Now().Add(s.stall)
+	}
+	return s.SetReadDeadline(d)
+}
+
+// limitWrite sees to it that a write that begins now ends after about stall. The
+// deadline is moved only now and then, because that costs as much as a write.
+func (s *stream) limitWrite() error {
+	d := time.Now().Add(s.stall)
+	if d.Sub(s.deadline) < s.stall/4 {
+		return nil
+	}
+	s.deadline = d
+	return s.SetWriteDeadline(d)
 }
 
 // Write implements net.Conn. Once the handshake is done it only collects, so
@@ -146,7 +168,7 @@ func (s *stream) Write(p []byte) (int, error) {
 		}
 		return len(p), s.flush()
 	}
-	if err := s.SetWriteDeadline(time.Now().Add(s.stall)); err != nil {
+	if err := s.limitWrite(); err != nil {
 		return 0, err
 	}
 	bufs := net.Buffers{s.out, p}
@@ -159,7 +181,7 @@ func (s *stream) flush() error {
 	if len(s.out) == 0 {
 		return nil
 	}
-	if err := s.SetWriteDeadline(time.Now().Add(s.stall)); err != nil {
+	if err := s.limitWrite(); err != nil {
 		return err
 	}
 	_, err := s.Conn.Write(s.out)

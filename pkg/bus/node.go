@@ -538,7 +538,7 @@ func (n *Node) receive(m message) {
 		n.malformed(m, err)
 		return
 	}
-	now := time.Now()
+	now := n.lastTick // exact enough, and free
 	p := (*n.peers.Load())[e.From]
 	if p == nil {
 		if p = n.stranger(&e, now); p == nil {
@@ -670,7 +670,7 @@ func (n *Node) broadcast(ev broadcastEvent) {
 	if err != nil || b.from != p.name || slices.Contains(p.retired, b.boot) {
 		return
 	}
-	now := time.Now()
+	now := n.lastTick
 	p.mu.Lock()
 	up := p.up
 	if b.boot != p.boot || !p.up {
@@ -756,6 +756,9 @@ func (n *Node) check(p *peer, now time.Time) {
 	var id Peer
 	if why != "" {
 		id = p.goDown()
+	}
+	if p.out.kept() == 0 {
+		p.progress = now
 	}
 	up := p.up
 	p.mu.Unlock()

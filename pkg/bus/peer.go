@@ -46,7 +46,7 @@ type peer struct {
 	out          outbox
 	expect       uint64    // number of the frame that comes next
 	unacked      int       // bytes received that were not acknowledged
-	progress     time.Time // when it last acknowledged something, or had nothing to
+	progress     time.Time // when it last acknowledged something or had nothing to; as exact as tick
 	helloDue     bool
 	ackDue       bool
 	byeDue       bool
@@ -71,9 +71,6 @@ func (p *peer) send(b []byte, maxBytes int) error {
 		p.mu.Unlock()
 		p.m.refused.Inc()
 		return fmt.Errorf("%w: %s", ErrQueueFull, p.name)
-	}
-	if p.out.kept() == 0 {
-		p.progress = time.Now()
 	}
 	p.out.push(b)
 	p.signal()
