@@ -148,18 +148,18 @@ func pss(rollup []byte) (int64, error) {
 }
 
 // Total is the time that the processors of the machine have been busy since it
-// started.
+// started, with the time that a hypervisor took from them.
 func Total() (time.Duration, error) {
 	b, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, err
 	}
-	f := strings.Fields(string(b)) // cpu user nice system idle iowait irq softirq ...
-	if len(f) < 8 {
+	f := strings.Fields(string(b)) // cpu user nice system idle iowait irq softirq steal ...
+	if len(f) < 9 {
 		return 0, errors.New("/proc/stat is too short")
 	}
 	var ticks int64
-	for _, s := range append(f[1:4:4], f[6:8]...) {
+	for _, s := range append(f[1:4:4], f[6:9]...) {
 		n, err := strconv.ParseInt(s, 10, 64)
 		if err != nil {
 			return 0, err

@@ -1,0 +1,279 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast/holdfast/bench/internal/netloop"
+	"github.com/holdfast/holdfast/bench/internal/wire"
+)
+
+// stub is a small server with streams, long polls, WebSocket echo and a publish
+// intake; spoil may change what a subscriber gets of a message.
+type stub struct {
+	mu    sync.Mutex
+	held  map[string][]chan []byte
+	n     int
+	spoil func(subscriber, message int) int // how often it is sent
+	close bool                              // end the publisher's connection each time
+}
+
+func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	ch := r.URL.Query().Get("channel")
+	switch r.URL.Path {
+	case "/pub":
+		body, _ := io.ReadAll(r.Body)
+		if s.close {
+			w.Header().Set("Connection", "close")
+		}
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for i, c := range s.held[ch] {
+			times := 1
+			if s.spoil != nil {
+				times = s.spoil(i, s.n)
+			}
+			for range times {
+				c <- body
+			}
+		}
+		s.n++
+	case "/stream", "/poll":
+		c := make(chan []byte, 1000)
+		s.mu.Lock()
+		s.held[ch] = append(s.held[ch], c)
+		s.mu.Unlock()
+		if r.URL.Path == "/stream" {
+			fmt.Fprint(w, "ready\n")
+			w.(http.Flusher).Flush()
+		}
+		for {
+			select {
+			case m := <-c:
+				_, _ = w.Write(m)
+				w.(http.Flusher).Flush()
+				if r.URL.Path == "/poll" {
+					s.mu.Lock()
+					s.held[ch] = nil
+					s.mu.Unlock()
+					return
+				}
+			case <-r.Context().Done():
+				return
+			}
+		}
+	case "/echo":
+		conn, rw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: %s\r\n\r\n", wire.AcceptKey([]byte(r.Header.Get("Sec-WebSocket-Key"))))
+		buf := make([]byte, 4096)
+		for {
+			n, err := rw.Read(buf)
+			if err != nil {
+				return
+			}
+			// One message is under way at a time, so a read is a frame.
+			if op, payload, used, _ := wire.ReadFrame(buf[:n]); used == n {
+				_, _ = conn.Write(wire.AppendFrame(nil, op, payload, false))
+			}
+		}
+	default:
+		fmt.Fprint(w, "hello")
+	}
+}
+
+func serve(t *testing.T, s *stub) netip.AddrPort {
+	t.Helper()
+	s.held = map[string][]chan []byte{}
+	srv := httptest.NewServer(s)
+	t.Cleanup(func() {
+		srv.CloseClientConnections()
+		srv.Close()
+	})
+	return netip.MustParseAddrPort(strings.TrimPrefix(srv.URL, "http://"))
+}
+
+func parsed(t *testing.T, addr netip.AddrPort, args ...string) *options {
+	t.Helper()
+	o, err := parse(append([]string{
+		"-target", addr.String(), "-publish", addr.String(), "-publish-path", "/pub?channel={c}", "-format", "raw",
+		"-settle", "10ms", "-rate", "100", "-deadline", "10s",
+	}, args...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+func TestFanout(t *testing.T) {
+	for _, closing := range []bool{false, true} {
+		addr := serve(t, &stub{close: closing})
+		res, err := run(parsed(t, addr, "-n", "20", "-window", "5", "-count", "10", "-burst", "30"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.Setup.Ready != 20 || res.Setup.Failed != 0 {
+			t.Errorf("set-up: %+v", res.Setup)
+		}
+		for _, d := range []struct {
+			name      string
+			got, want uint64
+		}{
+			{"paced publishes", res.Paced.Published, 10},
+			{"paced deliveries", res.Paced.Delivered, 200},
+			{"burst deliveries", res.Burst.Delivered, 600},
+			{"burst latencies", res.Burst.Latency.Count, 600},
+			{"lost", res.Burst.Lost + res.Paced.Lost, 0},
+			{"duplicates", res.Burst.Duplicates + res.Paced.Duplicates, 0},
+		} {
+			if d.got != d.want {
+				t.Errorf("closing %v: %s: got %d, want %d", closing, d.name, d.got, d.want)
+			}
+		}
+	}
+}
+
+func TestLossAndDuplicatesAreSeen(t *testing.T) {
+	addr := serve(t, &stub{spoil: func(subscriber, message int) int {
+		switch {
+		case subscriber == 3 && message == 5:
+			return 0
+		case subscriber == 4 && message == 6:
+			return 2
+		}
+		return 1
+	}})
+	o := parsed(t, addr, "-n", "10", "-count", "8", "-burst", "0", "-rate", "1000")
+	l, err := netloop.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// deliver waits for what is lost as long as it is told to.
+	src := &source{loop: l, size: 100, format: "raw", seq: make([]uint32, 1)}
+	b := &bench{options: o, loop: l, src: src, pub: newHTTPPublisher(src, addr, o.publishPath, 1)}
+	p := b.newPool(kindStream)
+	defer p.close()
+	p.grow(10)
+	if ok, err := l.Wait(10*time.Second, p.settled); !ok || err != nil {
+		t.Fatal("not held", err)
+	}
+	d, err := b.deliver(p, 10, 500*time.Millisecond, func(f func()) { b.paced(8, f) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.Expected != 80 || d.Delivered != 79 || d.Lost != 1 || d.Duplicates != 1 {
+		t.Errorf("got %d of %d, %d lost, %d duplicates; want 79 of 80, 1, 1", d.Delivered, d.Expected, d.Lost, d.Duplicates)
+	}
+}
+
+func TestOtherScenarios(t *testing.T) {
+	addr := serve(t, &stub{})
+	res, err := run(parsed(t, addr, "-scenario", "channels", "-n", "40", "-channels", "20", "-publishers", "4", "-duration", "200ms"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := res.Burst; d.Published == 0 || d.Delivered != 2*d.Published || d.Lost != 0 {
+		t.Errorf("channels: %+v", d)
+	}
+	if res, err = run(parsed(t, serve(t, &stub{}), "-scenario", "polls", "-path", "/poll?channel={c}", "-n", "10", "-count", "3", "-settle", "200ms")); err != nil {
+		t.Fatal(err)
+	}
+	if d := res.Burst; d.Published != 3 || d.Delivered != 30 {
+		t.Errorf("polls: %d publishes, %d deliveries, want 3 and 30", d.Published, d.Delivered)
+	}
+	for _, s := range []string{"proxy", "echo"} {
+		if res, err = run(parsed(t, addr, "-scenario", s, "-path", map[string]string{"proxy": "/", "echo": "/echo"}[s], "-n", "3", "-duration", "100ms")); err != nil {
+			t.Fatal(err)
+		}
+		if q := res.Requests; q.Done == 0 || q.Failed != 0 || q.Latency.Count != q.Done {
+			t.Errorf("%s: %d done, %d failed, %d latencies", s, q.Done, q.Failed, q.Latency.Count)
+		}
+	}
+	if res, err = run(parsed(t, addr, "-scenario", "herd", "-n", "30")); err != nil || res.Setup.Ready != 30 {
+		t.Errorf("herd: %v, %+v", err, res)
+	}
+}
+
+func TestReorderedIsNotLost(t *testing.T) {
+	l, err := netloop.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr := &tracker{m: newMeter(l, 100)}
+	for _, seq := range []uint32{0, 2, 3, 1, 3} {
+		tr.Body(wire.AppendMessage(nil, seq, 0, 100))
+	}
+	if m := tr.m; m.delivered != 4 || m.reordered != 1 || m.duplicates != 1 || len(tr.missing) != 0 || tr.next != 4 {
+		t.Errorf("delivered %d, reordered %d, duplicates %d, missing %d, next %d", m.delivered, m.reordered, m.duplicates, len(tr.missing), tr.next)
+	}
+}
+
+// TestZMQ plays the PULL side of ZMTP 3.0.
+func TestZMQ(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	got := make(chan string, 1)
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			got <- err.Error()
+			return
+		}
+		defer c.Close()
+		greeting := make([]byte, 64)
+		if _, err := io.ReadFull(c, greeting); err != nil {
+			got <- err.Error()
+			return
+		}
+		_, _ = c.Write(greeting)
+		ready := make([]byte, 28)
+		_, _ = io.ReadFull(c, ready)
+		_, _ = c.Write([]byte("\x04\x1a\x05READY\x0bSocket-Type\x00\x00\x00\x04PULL"))
+		head := make([]byte, 2)
+		_, _ = io.ReadFull(c, head)
+		body := make([]byte, head[1])
+		_, _ = io.ReadFull(c, body)
+		got <- string(ready) + string(body)
+	}()
+	l, err := netloop.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	src := &source{loop: l, size: 40, format: "http-stream", seq: make([]uint32, 1)}
+	p, err := newZMQPublisher(src, netip.MustParseAddrPort(ln.Addr().String()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.publish(0, nil)
+	var have string
+	ok, err := l.Wait(10*time.Second, func() bool {
+		select {
+		case have = <-got:
+			return true
+		default:
+			return p.err != nil
+		}
+	})
+	if !ok || err != nil {
+		t.Fatal("no message", err)
+	}
+	if !strings.Contains(have, "PUSH") || !strings.Contains(have, `J{"channel":"c0","formats":{"http-stream":{"content":"m 00000000 `) {
+		t.Errorf("got %q", have)
+	}
+}

@@ -1,0 +1,86 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/holdfast/holdfast/bench/internal/hist"
+	"github.com/holdfast/holdfast/bench/internal/result"
+)
+
+func sample() *file {
+	fanout := func(system string, run int, p50 float64) record {
+		return record{System: system, Row: "fanout", Run: run, Load: &result.Load{
+			Setup:  &result.Setup{Asked: 10, Ready: 10, PerSecond: 3456},
+			Memory: []result.Memory{{Connections: 0, Bytes: 1 << 20}, {Connections: 1024, Bytes: 5 << 20}},
+			Paced:  &result.Delivery{CPUPerDelivery: 7.25, Latency: hist.Summary{P50: p50, P99: 2 * p50, Points: []hist.Point{{Q: 0.5, Ms: p50}, {Q: 1, Ms: 3 * p50}}}},
+			Burst:  &result.Delivery{PerSecond: 171234, Expected: 1000, Delivered: 990},
+		}}
+	}
+	return &file{Runs: []record{
+		fanout("holdfast", 1, 30), fanout("holdfast", 2, 40), fanout("floor", 1, 25),
+		{System: "pushpin", Row: "fanout", Run: 1, Error: "did not start"},
+	}}
+}
+
+func TestTable(t *testing.T) {
+	got := table(sample())
+	for _, want := range []string{
+		"| | Holdfast | Pushpin | floor | goal |",
+		"| delivery p50 / p99 | 35 / 70 ms | failed | 25 / 50 ms | ≤ 37 / ≤ 80 ms |",
+		"| server CPU per delivery | 7.2 µs | failed |",
+		"| 171,000 (1.00 % lost) |",
+		"| 4.0 KiB |",
+		"| 3,500 /s |",
+		"pushpin, fanout, run 1 failed: did not start",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the table lacks %q:\n%s", want, got)
+		}
+	}
+	if strings.Contains(got, "WebSockets") {
+		t.Error("a row that was not measured is in the table")
+	}
+}
+
+func TestDrawingsAreWellFormed(t *testing.T) {
+	dir := t.TempDir()
+	if err := drawings(dir, sample()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"latency.svg", "memory.svg"} {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := xml.NewDecoder(strings.NewReader(string(b)))
+		for {
+			if _, err = d.Token(); err != nil {
+				break
+			}
+		}
+		if !errors.Is(err, io.EOF) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if strings.Contains(string(b), "NaN") || !strings.Contains(string(b), "Holdfast") {
+			t.Errorf("%s:\n%s", name, b)
+		}
+	}
+}
+
+func TestEveryMeasurementHasItsFlags(t *testing.T) {
+	in := &instance{publishPath: "/publish/"}
+	for _, m := range measurements() {
+		args := strings.Join(m.args(systems()[0], in, false), " ")
+		if !strings.Contains(args, "-scenario ") || !strings.Contains(args, "-path /") {
+			t.Errorf("%s: %s", m.name, args)
+		}
+	}
+}
