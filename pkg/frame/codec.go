@@ -632,6 +632,7 @@ func (f *Deliver) fields(c coder) {
 	c.bytes(&f.Body)
 	u8(c, &f.Kind)
 	c.str(&f.ItemID)
+	strs(c, &f.Expose)
 }
 
 // Type implements Frame.
@@ -680,6 +681,7 @@ func (f *Fetch) fields(c coder) {
 	c.bool(&f.Trusted)
 	u8(c, &f.Redirects)
 	c.str(&f.ConnectHost)
+	c.str(&f.Route)
 }
 
 // Type implements Frame.

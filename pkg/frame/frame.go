@@ -273,6 +273,7 @@ type Deliver struct {
 	Body   []byte
 	Kind   uint8 // ws-message
 	ItemID string
+	Expose []string // ModeResponse: keep only these fields of the merged header; empty keeps all
 }
 
 // Outcome is what one publication came to at one connmgr. Delivered counts
@@ -318,7 +319,7 @@ type Records struct {
 	Done  bool
 }
 
-// Fetch asks zurl for a request. Token comes back in Fetched.
+// Fetch asks zurl, or with Route a proxy, for a request. Token comes back in Fetched.
 type Fetch struct {
 	Token       uint64
 	Method      string
@@ -330,6 +331,11 @@ type Fetch struct {
 	Trusted     bool   // the address policy does not apply
 	Redirects   uint8  // how many to follow
 	ConnectHost string // connect here instead of to the URI's host
+	// Route is set in a Fetch that goes to a proxy, on behalf of a hold: the
+	// request takes that route if its path still fits it, else the usual way by
+	// host and path. The proxy adds what origins expect of it, such as Grip-Sig,
+	// and gives the response back as it is, instructs included.
+	Route string
 }
 
 // Fetched is the result of a Fetch. Condition is "" when a response arrived.
