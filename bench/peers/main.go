@@ -60,6 +60,7 @@ type options struct {
 	add         bool
 	svg         string
 	render      string
+	doc         string
 }
 
 // file is a result file.
@@ -106,6 +107,7 @@ func main() {
 	f.BoolVar(&o.add, "add", false, "keep what the result file has of other systems and rows")
 	f.StringVar(&o.svg, "svg", "", "directory for the drawings; none if empty")
 	f.StringVar(&o.render, "render", "", "print the table of this result file, and measure nothing")
+	f.StringVar(&o.doc, "doc", "", "document into which the table is put, between its marks")
 	_ = f.Parse(os.Args[1:]) // ExitOnError
 	o.systems, o.rows = list(*names), list(*rows)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -145,6 +147,11 @@ func run(ctx context.Context, o *options) error {
 		}
 	}
 	fmt.Print(table(&res))
+	if o.doc != "" {
+		if err := intoDocument(o.doc, &res); err != nil {
+			return err
+		}
+	}
 	if o.svg != "" {
 		return drawings(o.svg, &res)
 	}

@@ -227,6 +227,45 @@ func table(f *file) string {
 	return b.String()
 }
 
+// Marks between which a document has the table.
+const (
+	tableBegins = "<!-- bench/peers: table -->\n"
+	tableEnds   = "<!-- bench/peers: end -->"
+)
+
+// intoDocument puts the table between the marks of a document.
+func intoDocument(name string, f *file) error {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	before, rest, ok1 := strings.Cut(string(b), tableBegins)
+	_, after, ok2 := strings.Cut(rest, tableEnds)
+	if !ok1 || !ok2 {
+		return fmt.Errorf("%s lacks the lines %q and %q", name, strings.TrimSpace(tableBegins), tableEnds)
+	}
+	return os.WriteFile(name, []byte(before+tableBegins+"\n"+table(f)+"\n"+machineLine(f)+"\n"+tableEnds+after), 0o644)
+}
+
+// machineLine says where and when, and how quiet it was.
+func machineLine(f *file) string {
+	m, worst := f.Machine, 0.0
+	var first, last string
+	for _, r := range f.Runs {
+		day := r.Time.Format("2006-01-02")
+		if first == "" || day < first {
+			first = day
+		}
+		last = max(last, day)
+		worst = max(worst, r.Foreign)
+	}
+	if first != last {
+		first += " to " + last
+	}
+	return fmt.Sprintf("Measured %s on %d processors (%s), %s memory, Linux %s, %s. Others, the hypervisor included, used at most %.2f of a processor during any of these measurements.\n",
+		first, m.CPUs, m.CPU, m.Memory, m.Kernel, m.Go, worst)
+}
+
 func measured(f *file) []system {
 	var present []system
 	for _, s := range systems() {
@@ -266,8 +305,8 @@ func drawings(dir string, f *file) error {
 				c.get("fanout", func(l *result.Load) float64 { return float64(l.Memory[i].Bytes) / (1 << 20) }),
 			})
 		}
-		latency.curves = append(latency.curves, curveOf{s.title, curve})
-		memory.curves = append(memory.curves, curveOf{s.title, grow})
+		latency.curves = append(latency.curves, curveOf{s.title, s.colour, curve})
+		memory.curves = append(memory.curves, curveOf{s.title, s.colour, grow})
 	}
 	if len(latency.curves) == 0 {
 		return nil

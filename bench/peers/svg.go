@@ -25,6 +25,7 @@ type axis struct {
 
 type curveOf struct {
 	name   string
+	colour string
 	points []point
 }
 
@@ -34,10 +35,6 @@ const (
 	width, height            = 760, 420
 	left, right, top, bottom = 64, 140, 44, 56
 )
-
-// Colours that can be told apart on a light and on a dark page, and without
-// seeing red and green.
-var colours = []string{"#0072b2", "#d55e00", "#009e73", "#8a8a8a"}
 
 func (c chart) svg() string {
 	xs, ys := c.x.scale(c.curves, func(p point) float64 { return p.x }), c.y.scale(c.curves, func(p point) float64 { return p.y })
@@ -55,7 +52,7 @@ func (c chart) svg() string {
 	}
 	fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="middle" fill="#444">%s</text>`+"\n", left+(width-left-right)/2, height-14, c.x.label)
 	for i, curve := range c.curves {
-		colour := colours[i%len(colours)]
+		colour := curve.colour
 		var path strings.Builder
 		for j, p := range curve.points {
 			fmt.Fprintf(&path, "%c%.1f %.1f", "ML"[min(j, 1)], px(p.x), py(p.y))

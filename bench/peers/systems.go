@@ -16,10 +16,12 @@ import (
 type system struct {
 	name  string
 	title string
-	grip  bool // holds by GRIP, with an origin behind it
-	proxy bool // passes plain requests on
-	ws    bool
-	start func(ctx context.Context, g *group, o *options, m measurement, origin netip.AddrPort) (*instance, error)
+	// colour in drawings. They can be told apart without seeing red and green.
+	colour string
+	grip   bool // holds by GRIP, with an origin behind it
+	proxy  bool // passes plain requests on
+	ws     bool
+	start  func(ctx context.Context, g *group, o *options, m measurement, origin netip.AddrPort) (*instance, error)
 }
 
 // instance is a running system as its clients see it.
@@ -37,10 +39,10 @@ type instance struct {
 
 func systems() []system {
 	return []system{
-		{name: "holdfast", title: "Holdfast", grip: true, proxy: true, ws: true, start: startHoldfast},
-		{name: "pushpin", title: "Pushpin", grip: true, proxy: true, ws: true, start: startPushpin},
-		{name: "nchan", title: "nchan", proxy: true, ws: true, start: startNchan},
-		{name: "floor", title: "floor", proxy: true, start: startFloor},
+		{name: "holdfast", title: "Holdfast", colour: "#0072b2", grip: true, proxy: true, ws: true, start: startHoldfast},
+		{name: "pushpin", title: "Pushpin", colour: "#d55e00", grip: true, proxy: true, ws: true, start: startPushpin},
+		{name: "nchan", title: "nchan", colour: "#009e73", proxy: true, ws: true, start: startNchan},
+		{name: "floor", title: "floor", colour: "#8a8a8a", proxy: true, start: startFloor},
 	}
 }
 
