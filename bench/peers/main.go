@@ -11,7 +11,7 @@
 // Each measurement gets a fresh instance of the system, in a directory of its
 // own, with ports of its own, and ends what it has started. The peers come from
 // Debian (pushpin, zurl, condure, nginx-light, libnginx-mod-nchan); one that is
-// not installed is left out with a message.
+// not installed is left out, with a message.
 //
 // A machine that does something else meanwhile spoils the figures. So each
 // result says how much processor time went to strangers, and a measurement over
@@ -184,14 +184,25 @@ func measureAll(ctx context.Context, o *options, res *file) error {
 		return err
 	}
 	res.Machine = thisMachine()
+	var present []system
+	for _, s := range systems() {
+		if len(o.systems) > 0 && !slices.Contains(o.systems, s.name) {
+			continue
+		}
+		if what := s.missing(); what != "" {
+			fmt.Fprintf(os.Stderr, "%s is left out: there is no %s\n", s.title, what)
+			continue
+		}
+		present = append(present, s)
+	}
 	fresh := map[string]bool{} // system and row that this invocation measures
 	for run := 1; run <= o.runs; run++ {
 		for _, row := range measurements() {
 			if len(o.rows) > 0 && !slices.Contains(o.rows, row.name) {
 				continue
 			}
-			for _, s := range systems() {
-				if len(o.systems) > 0 && !slices.Contains(o.systems, s.name) || !row.fits(s) {
+			for _, s := range present {
+				if !row.fits(s) {
 					continue
 				}
 				if key := s.name + " " + row.name; !fresh[key] {

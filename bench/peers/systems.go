@@ -21,6 +21,7 @@ type system struct {
 	grip   bool // holds by GRIP, with an origin behind it
 	proxy  bool // passes plain requests on
 	ws     bool
+	needs  []string // programs and files without which it cannot run
 	start  func(ctx context.Context, g *group, o *options, m measurement, origin netip.AddrPort) (*instance, error)
 }
 
@@ -40,10 +41,30 @@ type instance struct {
 func systems() []system {
 	return []system{
 		{name: "holdfast", title: "Holdfast", colour: "#0072b2", grip: true, proxy: true, ws: true, start: startHoldfast},
-		{name: "pushpin", title: "Pushpin", colour: "#d55e00", grip: true, proxy: true, ws: true, start: startPushpin},
-		{name: "nchan", title: "nchan", colour: "#009e73", proxy: true, ws: true, start: startNchan},
+		{name: "pushpin", needs: []string{"pushpin", "condure", "zurl", pushpinSockets}, title: "Pushpin", colour: "#d55e00", grip: true, proxy: true, ws: true, start: startPushpin},
+		{name: "nchan", needs: []string{nginx, nchanModule}, title: "nchan", colour: "#009e73", proxy: true, ws: true, start: startNchan},
 		{name: "floor", title: "floor", colour: "#8a8a8a", proxy: true, start: startFloor},
 	}
+}
+
+// Where Debian puts what is not in everybody's PATH.
+const (
+	nginx          = "/usr/sbin/nginx"
+	nchanModule    = "/usr/lib/nginx/modules/ngx_nchan_module.so"
+	pushpinSockets = "/usr/lib/pushpin/internal.conf"
+)
+
+// missing returns what a system lacks to run, "" if nothing.
+func (s system) missing() string {
+	for _, n := range s.needs {
+		if _, err := exec.LookPath(n); err == nil {
+			continue
+		}
+		if _, err := os.Stat(n); !filepath.IsAbs(n) || err != nil {
+			return n
+		}
+	}
+	return ""
 }
 
 // routes sends WebSockets under /ws to the origin as HTTP, all else as it is.
@@ -123,9 +144,9 @@ func startPushpin(ctx context.Context, g *group, _ *options, m measurement, orig
 	if err != nil {
 		return nil, err
 	}
-	base, err := os.ReadFile("/usr/lib/pushpin/internal.conf")
+	base, err := os.ReadFile(pushpinSockets)
 	if err != nil {
-		return nil, fmt.Errorf("pushpin is not installed: %w", err)
+		return nil, err
 	}
 	var internal strings.Builder
 	for line := range strings.Lines(string(base)) {
@@ -237,10 +258,6 @@ http {
 	if err != nil {
 		return nil, err
 	}
-	nginx, err := exec.LookPath("nginx")
-	if err != nil {
-		nginx = "/usr/sbin/nginx"
-	}
 	if err := g.start("nginx", nginx, "-p", g.dir, "-c", filepath.Join(g.dir, "nginx.conf")); err != nil {
 		return nil, err
 	}
@@ -253,8 +270,6 @@ http {
 	}
 	return in, nil
 }
-
-const nchanModule = "/usr/lib/nginx/modules/ngx_nchan_module.so"
 
 // startFloor starts the floor program. Its row of plain proxying is the origin
 // asked directly.
