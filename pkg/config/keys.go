@@ -94,8 +94,12 @@ type Proxy struct {
 	SigKey                   string        `key:"sig_key" secret:"yes" doc:"Key of the Grip-Sig: text, base64:DATA, or file:PATH with a hex or PEM key. Empty: requests are not signed."`
 	UpstreamKey              string        `key:"upstream_key" secret:"yes" doc:"Key that makes the Grip-Sig of an incoming request trusted."`
 	MaxOpenRequests          int           `key:"max_open_requests" default:"-1" min:"-1" doc:"How many requests one proxy works on at a time; -1 means client_maxconn."`
+	PrometheusPort           string        `key:"prometheus_port" doc:"Pushpin's metrics, as far as the proxy has them, on PORT (all addresses), ADDR:PORT or ipc://PATH. Empty: none. The admin listener has more."`
+	PrometheusPrefix         string        `key:"prometheus_prefix" doc:"Begins the names of Pushpin's metrics."`
 	ConnectTimeout           time.Duration `key:"connect_timeout" own:"yes" default:"10" unit:"s" min:"10ms" doc:"Limit for each attempt to reach a target. The next target is tried after that."`
 	ResponseTimeout          time.Duration `key:"response_timeout" own:"yes" default:"1800" unit:"s" min:"10ms" doc:"How long an origin may take to begin its response."`
+	HandOverTimeout          time.Duration `key:"hand_over_timeout" own:"yes" default:"8" unit:"s" min:"10ms" doc:"How long a handler is waited for to take a hold."`
+	DrainTime                time.Duration `key:"drain_time" own:"yes" default:"5" unit:"s" min:"0s" doc:"How long a proxy that is stopped lets open exchanges go on."`
 	IdleTimeout              time.Duration `key:"idle_timeout" own:"yes" default:"1800" unit:"s" min:"10ms" doc:"How long a body may stand still."`
 	MaxResponseHead          Bytes         `key:"max_response_head" own:"yes" default:"64K" min:"1024" max:"8M" doc:"Largest status line and headers that an origin may send."`
 	Runtime

@@ -117,10 +117,6 @@ var notActedOn = []struct {
 		"the proxy reports nothing to the handler; handler.stats_report_interval is for what leaves the system",
 	},
 	{
-		regexp.MustCompile(`^proxy\.prometheus_(port|prefix)$`),
-		"Pushpin's metrics are the handler's, see handler.prometheus_port; the proxy's own are on its admin listener",
-	},
-	{
 		regexp.MustCompile(`^proxy\.sockjs_url$`),
 		"SockJS is not part of Holdfast",
 	},

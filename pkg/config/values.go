@@ -62,15 +62,13 @@ func parseDuration(s, unit string) (time.Duration, error) {
 	return d, nil
 }
 
+// formatDuration is a number in the given unit.
 func formatDuration(d time.Duration, unit string) string {
 	u := time.Second
 	if unit == "ms" {
 		u = time.Millisecond
 	}
-	if d%u == 0 {
-		return strconv.FormatInt(int64(d/u), 10)
-	}
-	return d.String()
+	return strconv.FormatFloat(float64(d)/float64(u), 'f', -1, 64)
 }
 
 // Mode is a file mode that may be unset.

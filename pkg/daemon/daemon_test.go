@@ -21,16 +21,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestTextLog(t *testing.T) {
 	var b bytes.Buffer
-	log := NewLogger(&b, LevelTrace, false)
+	log := NewLogger(&b, LevelTrace, false, "")
 	log.Info("GET http://h/ code=200 5")
 	log.With("peer", "proxy.0").WithGroup("g").Warn("text\nforged [INFO]\x1b[0m \xff é", "a", 1, "b", "x y", "c", "", "d", slog.GroupValue(slog.Int("e", 2)), "t", errors.New(`q"`))
 	log.Log(context.Background(), LevelTrace, "t")
 	log.Error("e")
 	log.Debug("d")
+	NewLogger(&b, LevelTrace, false, "proxy").With("a", 1).Info("i")
 	want := []string{
 		`[INFO] TIME GET http://h/ code=200 5`,
 		`[WARN] TIME text\nforged [INFO]\x1b[0m \xff é peer=proxy.0 g.a=1 g.b="x y" g.c="" g.d.e=2 g.t="q\""`,
-		`[TRACE] TIME t`, `[ERR] TIME e`, `[DEBUG] TIME d`, "",
+		`[TRACE] TIME t`, `[ERR] TIME e`, `[DEBUG] TIME d`, `[INFO] TIME [proxy] i a=1`, "",
 	}
 	got := regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}`).ReplaceAllString(b.String(), "TIME")
 	if got != strings.Join(want, "\n") {
@@ -41,7 +42,7 @@ func TestTextLog(t *testing.T) {
 func TestLogLevel(t *testing.T) {
 	for n, want := range map[int]string{-1: "e", 0: "e", 1: "we", 2: "iwe", 3: "diwe", 4: "tdiwe", 9: "tdiwe"} {
 		var b bytes.Buffer
-		log := NewLogger(&b, Level(n), false)
+		log := NewLogger(&b, Level(n), false, "")
 		for _, l := range []struct {
 			level slog.Level
 			text  string
@@ -60,12 +61,12 @@ func TestLogLevel(t *testing.T) {
 
 func TestJSONLog(t *testing.T) {
 	var b bytes.Buffer
-	NewLogger(&b, LevelTrace, true).Log(context.Background(), LevelTrace, "text", "key", "v")
+	NewLogger(&b, LevelTrace, true, "proxy").Log(context.Background(), LevelTrace, "text", "key", "v")
 	var line map[string]any
 	if err := json.Unmarshal(b.Bytes(), &line); err != nil {
 		t.Fatal(err)
 	}
-	if line["level"] != "TRACE" || line["msg"] != "text" || line["key"] != "v" || line["time"] == nil {
+	if line["level"] != "TRACE" || line["msg"] != "text" || line["key"] != "v" || line["process"] != "proxy" || line["time"] == nil {
 		t.Errorf("got %v", line)
 	}
 }
@@ -206,7 +207,7 @@ func TestReload(t *testing.T) {
 	go func() {
 		result <- Run(context.Background(), Options{
 			Grace: time.Minute, Signals: signals,
-			Reload: func(context.Context) error { reloaded <- struct{}{}; return errors.New("ignored") },
+			Reload: func() error { reloaded <- struct{}{}; return errors.New("ignored") },
 		}, Service{"server", untilDone})
 	}()
 	for range 2 {

@@ -34,12 +34,16 @@ func Level(n int) slog.Level {
 }
 
 // NewLogger returns a logger that writes lines to w in Pushpin's format, or as
-// JSON.
-func NewLogger(w io.Writer, level slog.Level, json bool) *slog.Logger {
+// JSON. process, if not empty, is in each line, for logs that several processes
+// write to.
+func NewLogger(w io.Writer, level slog.Level, json bool, process string) *slog.Logger {
 	if !json {
-		return slog.New(&textHandler{level: level, out: &lockedWriter{w: w}})
+		if process != "" {
+			process = "[" + process + "] "
+		}
+		return slog.New(&textHandler{level: level, process: process, out: &lockedWriter{w: w}})
 	}
-	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{
+	log := slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{
 		Level: level,
 		ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
 			if len(groups) == 0 && a.Key == slog.LevelKey {
@@ -50,6 +54,10 @@ func NewLogger(w io.Writer, level slog.Level, json bool) *slog.Logger {
 			return a
 		},
 	}))
+	if process != "" {
+		log = log.With("process", process)
+	}
+	return log
 }
 
 func levelName(l slog.Level) string {
@@ -74,13 +82,15 @@ type lockedWriter struct {
 // textHandler writes
 //
 //	[INFO] 2026-01-31 10:00:00.000 text key=value
+//	[INFO] 2026-01-31 10:00:00.000 [process] text key=value
 //
 // in local time: what tools that read Pushpin's logs expect.
 type textHandler struct {
-	level slog.Level
-	out   *lockedWriter
-	attrs []byte // " key=value" of WithAttrs
-	group string // "a.b." of WithGroup
+	level   slog.Level
+	process string // "[process] " or ""
+	out     *lockedWriter
+	attrs   []byte // " key=value" of WithAttrs
+	group   string // "a.b." of WithGroup
 }
 
 var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
@@ -105,6 +115,7 @@ func (h *textHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	b.Write(t.AppendFormat(b.AvailableBuffer(), "2006-01-02 15:04:05.000"))
 	b.WriteByte(' ')
+	b.WriteString(h.process)
 	writeSafe(b, r.Message)
 	b.Write(h.attrs)
 	r.Attrs(func(a slog.Attr) bool {

@@ -33,7 +33,7 @@ type Options struct {
 	// Grace limits stopping, from the first signal on.
 	Grace time.Duration
 	// Reload is called for SIGHUP, one call at a time. May be nil.
-	Reload func(ctx context.Context) error
+	Reload func() error
 	// Signals replaces the signals of the process, for tests.
 	Signals <-chan os.Signal
 	// Exit replaces os.Exit, which a second signal calls.
@@ -87,7 +87,7 @@ func Run(ctx context.Context, o Options, services ...Service) error {
 				if o.Reload == nil {
 					continue
 				}
-				if err := o.Reload(ctx); err != nil {
+				if err := o.Reload(); err != nil {
 					o.Logger.Error("reload", "err", err)
 				}
 			case stopping:
