@@ -52,9 +52,10 @@ type envelope struct {
 	Frames              [][]byte // parts of the message when decoded
 	Up                  bool     // hello: the sender regards this session as up
 	Inbox, Pub          string   // hello: the sender's endpoints
+	Started             uint64   // when the sender's boot began, to tell which of two is over
 }
 
-const envelopeFields = 13
+const envelopeFields = 14
 
 // errMalformed is wrapped by every error of decodeEnvelope.
 var errMalformed = errors.New("malformed envelope")
@@ -90,6 +91,7 @@ func (e *encoder) encode(v *envelope) []byte {
 	_ = e.enc.EncodeBool(v.Up)
 	_ = e.enc.EncodeString(v.Inbox)
 	_ = e.enc.EncodeString(v.Pub)
+	_ = e.enc.EncodeUint(v.Started)
 	return e.buf.Bytes()
 }
 
@@ -143,6 +145,7 @@ func (d *decoder) decode(b []byte) (envelope, error) {
 	d.fail(err)
 	v.Up = up
 	v.Inbox, v.Pub = d.str(maxEndpoint), d.str(maxEndpoint)
+	v.Started = d.uint()
 	if d.err == nil && (v.FromBoot == 0 || v.FromEpoch == 0) {
 		d.fail(errors.New("no boot"))
 	}

@@ -71,6 +71,7 @@ type Node struct {
 	// Set once.
 	opt    Options
 	boot   uint64
+	since  uint64 // when that was, in nanoseconds
 	log    *slog.Logger
 	m      *nodeMetrics
 	lock   *os.File // nil without a run directory
@@ -135,7 +136,7 @@ func New(o Options) (*Node, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	n := &Node{
-		opt: o, boot: newBoot(), log: o.Logger.With("bus", o.Name), dec: newDecoder(),
+		opt: o, boot: newBoot(), since: uint64(time.Now().UnixNano()), log: o.Logger.With("bus", o.Name), dec: newDecoder(),
 		events:   make(chan broadcastEvent, 256),
 		stopping: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -492,7 +493,7 @@ func (n *Node) writeTo(ctx context.Context, p *peer, c *conn) {
 	stop := context.AfterFunc(ctx, c.close)
 	defer stop()
 	inbox, pub := n.Endpoints()
-	e := envelope{From: n.opt.Name, FromBoot: n.boot}
+	e := envelope{From: n.opt.Name, FromBoot: n.boot, Started: n.since}
 	enc := newEncoder()
 	var frames [][]byte
 	for {
@@ -667,7 +668,7 @@ func (n *Node) broadcast(ev broadcastEvent) {
 	}
 	b, err := n.dec.broadcast(ev.parts[1])
 	p := ev.p
-	if err != nil || b.from != p.name || slices.Contains(p.retired, b.boot) {
+	if err != nil || b.from != p.name {
 		return
 	}
 	now := n.lastTick

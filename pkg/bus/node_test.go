@@ -11,7 +11,13 @@ import (
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(childName) != "" {
+		child()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // runDir is a run directory whose path is short enough for a socket.
 func runDir(t testing.TB) string {

@@ -2,7 +2,6 @@ package bus
 
 import (
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,9 +25,8 @@ type peer struct {
 	epochs *atomic.Uint64 // of the node: a number is used for one session only
 
 	// Owned by the dispatcher.
-	static     bool     // from the configuration
-	listed     bool     // has a socket in the run directory
-	retired    []uint64 // boots that will not be heard again
+	static     bool // from the configuration
+	listed     bool // has a socket in the run directory
 	lastSeen   time.Time
 	lastHello  time.Time // asked for
 	gapCounted bool
@@ -41,7 +39,8 @@ type peer struct {
 	mu           sync.Mutex
 	inbox        string // endpoint
 	boot, epoch  uint64 // of the peer, as last heard; 0 is never
-	own          uint64 // our epoch towards it
+	started      uint64 // when that boot was, by its clock
+	own          uint64 // our epoch towards it; never the same for two boots of it
 	up           bool
 	out          outbox
 	expect       uint64    // number of the frame that comes next
@@ -54,9 +53,6 @@ type peer struct {
 	connected    bool
 	refusedSince time.Time // dialling has been refused since then; zero if it is not
 }
-
-// maxRetired is how many boots of one instance are remembered to be over.
-const maxRetired = 8
 
 func (p *peer) id() Peer { return Peer{Name: p.name, Boot: p.boot} }
 
@@ -170,9 +166,6 @@ type change struct {
 
 // handle takes a message of the peer. self is our boot.
 func (p *peer) handle(e *envelope, self uint64, now time.Time) (c change) {
-	if slices.Contains(p.retired, e.FromBoot) {
-		return c // left over from a process that has ended
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
@@ -183,6 +176,8 @@ func (p *peer) handle(e *envelope, self uint64, now time.Time) (c change) {
 		// It speaks in a session that we never heard of. Make it tell.
 		p.sayHello(now, false)
 		return c
+	case e.FromBoot != p.boot && p.up && e.Started < p.started:
+		return c // left over from a process that has ended
 	default:
 		if p.up {
 			c.why = "reset"
@@ -190,11 +185,10 @@ func (p *peer) handle(e *envelope, self uint64, now time.Time) (c change) {
 				c.why = "restart"
 			}
 			c.down = p.goDown()
+		} else if p.boot != 0 && p.boot != e.FromBoot {
+			p.own = p.epochs.Add(1)
 		}
-		if p.boot != 0 && p.boot != e.FromBoot {
-			p.retire()
-		}
-		p.boot, p.epoch = e.FromBoot, e.FromEpoch
+		p.boot, p.epoch, p.started = e.FromBoot, e.FromEpoch, e.Started
 	}
 	p.lastSeen, p.gapCounted = now, false
 	if e.Kind == kindHello {
@@ -209,8 +203,10 @@ func (p *peer) handle(e *envelope, self uint64, now time.Time) (c change) {
 		if p.up {
 			c.why = "stopped"
 			c.down = p.goDown()
+		} else {
+			p.own = p.epochs.Add(1)
 		}
-		p.retire()
+		p.boot, p.epoch = 0, 0
 		return c
 	}
 	if !p.up {
@@ -284,13 +280,4 @@ func (p *peer) goDown() Peer {
 	p.helloDue = true
 	p.signal()
 	return id
-}
-
-// retire makes us deaf to the boot that was last heard.
-func (p *peer) retire() {
-	if len(p.retired) == maxRetired {
-		p.retired = p.retired[1:]
-	}
-	p.retired = append(p.retired, p.boot)
-	p.boot, p.epoch = 0, 0
 }
