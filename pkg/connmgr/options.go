@@ -32,8 +32,9 @@ type Options struct {
 	// domain, or "default_PORT".
 	CertDir string
 
-	// MaxConns is how many client connections may be open. A connection beyond
-	// it is answered 503 and closed, so that a balancer can go elsewhere.
+	// MaxConns is how many client connections may be open. More wait in the
+	// kernel's queue until one ends; meanwhile connections end after their
+	// response instead of staying open for the next request.
 	MaxConns int
 	// BufferSize is the largest request line plus header block, in bytes.
 	BufferSize int

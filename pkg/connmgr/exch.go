@@ -1,0 +1,178 @@
+package connmgr
+
+import (
+	"encoding/hex"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/exchange"
+	"github.com/holdfast/holdfast/pkg/frame"
+)
+
+// peer is one boot of another instance. There is one value for each boot, so
+// pointers to it compare as boots do.
+type peer struct {
+	bus.Peer
+	open atomic.Int64 // ordinary exchanges that it is the far end of
+}
+
+// exch is one exchange: one attempt at a client's request.
+//
+// Lock order: Server.mu, then exch.mu, then those of mailboxes and writer
+// queues, which are leaves.
+type exch struct {
+	id uint64
+	c  *conn
+
+	mu      sync.Mutex
+	far     *peer // who frames for the far end go to; nil if it is gone or has let go
+	proxy   *peer // whose open exchanges x counts among; nil once it is held
+	sendSeq uint64
+	inbox   exchange.Inbox
+	gap     time.Time // when a gap was first seen; zero if there is none
+	closed  bool
+
+	// Set until the exchange is held, see relay.
+	box    *exchange.Mailbox
+	window *exchange.Window // of the request body; nil if all of it was sent with the request
+
+	// Set from the moment a Hold was received, by the bus's goroutine.
+	hold *hold
+	// toBox says that body frames still belong to the initial body of the hold
+	// and go to the connection's goroutine.
+	toBox bool
+}
+
+// Errors that a mailbox ends with.
+var (
+	errPeerLost = errors.New("the far end went away")
+	errGap      = errors.New("a frame of the exchange is missing")
+	errClosing  = errors.New("the server is closing")
+)
+
+// send numbers a frame of the exchange and sends it to the far end. set writes
+// the number into the frame.
+func (s *Server) send(x *exch, f frame.Frame, seq *uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	*seq = x.sendSeq
+	x.sendSeq++
+	if x.far != nil {
+		s.out.post(x.far, frame.Encode(f))
+	}
+}
+
+func (s *Server) sendCancel(x *exch, reason frame.Reason, text string) {
+	f := &frame.Cancel{ID: x.id, Reason: reason, Text: text}
+	s.send(x, f, &f.Seq)
+}
+
+// openExch enters a new exchange of c with a proxy as its far end into the
+// table. It returns nil and a channel that is closed when a proxy comes up, if
+// there is none.
+func (s *Server) openExch(c *conn, body bool) (*exch, <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p := s.pickProxy()
+	if p == nil {
+		return nil, s.proxyUp
+	}
+	s.lastID++
+	x := &exch{id: s.lastID, c: c, far: p, proxy: p, sendSeq: 1, box: exchange.NewMailbox()}
+	if body {
+		x.window = exchange.NewWindow()
+	}
+	p.open.Add(1)
+	s.exchanges[x.id] = x
+	return x, nil
+}
+
+// pickProxy returns the proxy with the fewest open exchanges, taking turns among
+// equals.
+func (s *Server) pickProxy() *peer {
+	var best *peer
+	s.turn++
+	n := len(s.proxies)
+	for i := range n {
+		p := s.proxies[(i+s.turn)%n]
+		if best == nil || p.open.Load() < best.open.Load() {
+			best = p
+		}
+	}
+	return best
+}
+
+// closeExch takes x out of the table, if it is not held, or no hold has come in
+// the meantime, which is returned then. Frames for it are answered as unknown
+// from then on.
+func (s *Server) closeExch(x *exch) *hold {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.hold != nil {
+		return x.hold
+	}
+	s.closeLocked(x)
+	return nil
+}
+
+// closeHeld takes a held exchange out of the table.
+func (s *Server) closeHeld(x *exch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s.closeLocked(x)
+}
+
+func (s *Server) closeLocked(x *exch) {
+	if x.closed {
+		return
+	}
+	x.closed = true
+	delete(s.exchanges, x.id)
+	delete(s.gaps, x)
+	x.uncount()
+}
+
+func (x *exch) uncount() {
+	if x.proxy != nil {
+		x.proxy.open.Add(-1)
+		x.proxy = nil
+	}
+}
+
+// letGo notes that the far end has given the exchange up and wants to hear
+// nothing more of it.
+func (x *exch) letGo() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.far = nil
+}
+
+// newConnID returns a random UUID in its usual form. The generator is seeded by
+// the system and cannot be predicted from its output.
+func newConnID() string {
+	var b [16]byte
+	for i := 0; i < 16; i += 8 {
+		v := rand.Uint64()
+		for j := range 8 {
+			b[i+j] = byte(v >> (8 * j))
+		}
+	}
+	b[6] = b[6]&0x0f | 0x40
+	b[8] = b[8]&0x3f | 0x80
+	var out [36]byte
+	hex.Encode(out[0:8], b[0:4])
+	hex.Encode(out[9:13], b[4:6])
+	hex.Encode(out[14:18], b[6:8])
+	hex.Encode(out[19:23], b[8:10])
+	hex.Encode(out[24:36], b[10:16])
+	out[8], out[13], out[18], out[23] = '-', '-', '-', '-'
+	return string(out[:])
+}

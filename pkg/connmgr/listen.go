@@ -1,0 +1,210 @@
+package connmgr
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/user"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listener is one open socket for clients.
+type listener struct {
+	net.Listener
+	tls *tls.Config // nil for a plain one
+}
+
+// listen opens the socket that l asks for. TCP ports are shared
+// (SO_REUSEPORT), so that a second instance can take over the port of one that
+// stops.
+func (s *Server) listen(ctx context.Context, l Listen) (*listener, error) {
+	lc := net.ListenConfig{}
+	if l.Network == "tcp" {
+		lc.Control = reusePort
+	} else if err := removeStale(l.Addr); err != nil {
+		return nil, err
+	}
+	ln, err := lc.Listen(ctx, l.Network, l.Addr)
+	if err != nil {
+		return nil, err
+	}
+	out := &listener{Listener: ln}
+	if l.Network == "unix" {
+		if err := l.access(); err != nil {
+			return nil, errors.Join(err, ln.Close())
+		}
+	}
+	if l.TLS {
+		_, port, err := net.SplitHostPort(ln.Addr().String())
+		if err != nil {
+			port = "unix"
+		}
+		out.tls = s.certs.config(port)
+	}
+	return out, nil
+}
+
+func reusePort(_, _ string, rc syscall.RawConn) error {
+	var opErr error
+	if err := rc.Control(func(fd uintptr) {
+		opErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1)
+	}); err != nil {
+		return err
+	}
+	return opErr
+}
+
+// removeStale removes the socket file that a process left behind.
+func removeStale(path string) error {
+	fi, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if fi.Mode()&fs.ModeSocket == 0 {
+		return fmt.Errorf("%s exists and is not a socket", path)
+	}
+	if nc, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		_ = nc.Close()
+		return fmt.Errorf("%s is in use", path)
+	}
+	return os.Remove(path)
+}
+
+// access applies mode, user and group to a unix socket.
+func (l Listen) access() error {
+	if l.Mode != 0 {
+		if err := os.Chmod(l.Addr, l.Mode); err != nil {
+			return err
+		}
+	}
+	uid, gid := -1, -1
+	if l.User != "" {
+		u, err := user.Lookup(l.User)
+		if err != nil {
+			return err
+		}
+		if uid, err = strconv.Atoi(u.Uid); err != nil {
+			return fmt.Errorf("user %q: %w", l.User, err)
+		}
+	}
+	if l.Group != "" {
+		g, err := user.LookupGroup(l.Group)
+		if err != nil {
+			return err
+		}
+		if gid, err = strconv.Atoi(g.Gid); err != nil {
+			return fmt.Errorf("group %q: %w", l.Group, err)
+		}
+	}
+	if uid < 0 && gid < 0 {
+		return nil
+	}
+	return os.Chown(l.Addr, uid, gid)
+}
+
+// accept takes connections until the listener is closed. When MaxConns are open
+// it waits for one to end; what comes meanwhile waits in the kernel's queue.
+func (s *Server) accept(l *listener) error {
+	var pause time.Duration
+	for {
+		nc, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			// Out of descriptors, or the client has left already: both pass.
+			s.metrics.acceptErrors.Inc()
+			if skipped, ok := s.acceptLog.allow(time.Now()); ok {
+				s.log.Warn("accept", "err", err, "not_logged", skipped)
+			}
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			select {
+			case <-time.After(pause):
+			case <-s.stopAccept:
+				return nil
+			}
+			continue
+		}
+		pause = 0
+		select {
+		case s.slots <- struct{}{}:
+		default:
+			s.metrics.full.Inc()
+			if skipped, ok := s.acceptLog.allow(time.Now()); ok {
+				s.log.Warn("as many clients as allowed are connected, more have to wait", "limit", s.opt.MaxConns, "not_logged", skipped)
+			}
+			select {
+			case s.slots <- struct{}{}:
+			case <-s.stopAccept:
+				_ = nc.Close()
+				return nil
+			}
+		}
+		s.admit(l, nc)
+	}
+}
+
+// admit starts serving a connection, for which a slot was taken.
+func (s *Server) admit(l *listener, nc net.Conn) {
+	sk, err := newSock(nc, s.opt.WriteTimeout)
+	if err != nil {
+		_ = nc.Close()
+		<-s.slots
+		return
+	}
+	c := &conn{s: s, sock: sk}
+	if _, ok := nc.(*net.TCPConn); ok {
+		c.peer = nc.RemoteAddr().String()
+	}
+	if l.tls != nil {
+		c.tls = tls.Server(sk, l.tls)
+	}
+	if !s.remember(c) {
+		_ = nc.Close()
+		<-s.slots
+		return
+	}
+	s.conns.Go(c.start)
+}
+
+// handshake does the TLS handshake.
+func (c *conn) handshake() bool {
+	if c.sock.SetReadDeadline(time.Now().Add(c.s.opt.HeaderTimeout)) != nil {
+		return false
+	}
+	err := c.tls.Handshake()
+	if err == nil {
+		return true
+	}
+	c.s.metrics.handshakeErrors.Inc()
+	if skipped, ok := c.s.badLog.allow(time.Now()); ok {
+		c.s.log.Debug("TLS handshake", "client", c.peer, "err", err, "not_logged", skipped)
+	}
+	var re tls.RecordHeaderError
+	if errors.As(err, &re) && re.Conn != nil && looksLikeHTTP(re.RecordHeader) {
+		_, _ = c.sock.Write([]byte("HTTP/1.0 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n" +
+			"This port speaks HTTPS.\n"))
+		c.tls = nil
+		c.linger()
+	}
+	return false
+}
+
+func looksLikeHTTP(h [5]byte) bool {
+	switch string(h[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "OPTIO", "DELET", "PATCH":
+		return true
+	}
+	return false
+}

@@ -1,0 +1,274 @@
+package connmgr
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/exchange"
+	"github.com/holdfast/holdfast/pkg/frame"
+)
+
+// The methods of bus.Receiver. The bus calls them from one goroutine, and
+// nothing in them waits.
+
+// PeerUp implements bus.Receiver.
+func (s *Server) PeerUp(p bus.Peer) {
+	up := &peer{Peer: p}
+	s.out.up(up)
+	s.mu.Lock()
+	s.peers[p.Name] = up
+	if p.Kind() == "proxy" {
+		s.proxies = append(s.proxies, up)
+		close(s.proxyUp)
+		s.proxyUp = make(chan struct{})
+	}
+	s.mu.Unlock()
+	s.log.Info("peer up", "peer", p.Name, "boot", p.Boot)
+	if p.Kind() == "handler" {
+		s.sendRecords(up)
+	}
+}
+
+// PeerDown implements bus.Receiver.
+func (s *Server) PeerDown(p bus.Peer) {
+	s.log.Warn("peer down", "peer", p.Name, "boot", p.Boot)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	down := s.peers[p.Name]
+	if down == nil || down.Boot != p.Boot {
+		return
+	}
+	delete(s.peers, p.Name)
+	s.out.down(down)
+	for i, q := range s.proxies {
+		if q == down {
+			s.proxies = append(s.proxies[:i:i], s.proxies[i+1:]...)
+		}
+	}
+	for _, x := range s.exchanges {
+		x.mu.Lock()
+		if x.far == down {
+			x.far = nil
+			if x.hold == nil || x.toBox { // a hold as such goes on without its handler
+				x.box.Close(errPeerLost)
+			}
+		}
+		x.mu.Unlock()
+	}
+}
+
+// Broadcast implements bus.Receiver.
+func (s *Server) Broadcast(bus.Peer, string, []byte) {}
+
+// Receive implements bus.Receiver.
+func (s *Server) Receive(from bus.Peer, b []byte) {
+	f, err := frame.Decode(b)
+	if err != nil {
+		s.badFrame(from, "frame that cannot be read", err.Error())
+		return
+	}
+	s.mu.Lock()
+	p := s.peers[from.Name]
+	s.mu.Unlock()
+	if p == nil {
+		return
+	}
+	if d, ok := f.(*frame.Deliver); ok {
+		s.deliver(p, d)
+		return
+	}
+	id, seq, ok := exchange.Seq(f)
+	switch f.(type) {
+	case *frame.Request, *frame.Closed:
+		ok = false
+	}
+	if !ok {
+		s.badFrame(from, "frame that connmgr does not take", f.Type().String())
+		return
+	}
+	s.mu.Lock()
+	x := s.exchanges[id]
+	s.mu.Unlock()
+	if x == nil {
+		s.answerUnknown(p, f, id)
+		return
+	}
+	x.mu.Lock()
+	if x.closed {
+		x.mu.Unlock()
+		s.answerUnknown(p, f, id)
+		return
+	}
+	err = x.inbox.Push(seq, f, func(f frame.Frame) { s.inOrder(p, x, f) })
+	waiting := x.inbox.Waiting()
+	if waiting && x.gap.IsZero() {
+		x.gap = s.now()
+	} else if !waiting {
+		x.gap = time.Time{}
+	}
+	x.mu.Unlock()
+	switch {
+	case err != nil:
+		s.endGap(x)
+	case waiting:
+		s.mu.Lock()
+		s.gaps[x] = struct{}{}
+		s.mu.Unlock()
+	}
+}
+
+func (s *Server) badFrame(from bus.Peer, what, detail string) {
+	s.metrics.badFrames.Inc()
+	if skipped, ok := s.busLog.allow(time.Now()); ok {
+		s.log.Warn(what, "peer", from.Name, "detail", detail, "not_logged", skipped)
+	}
+}
+
+// answerUnknown tells the sender of f that its exchange is over. Credits and
+// cancels need no answer.
+func (s *Server) answerUnknown(p *peer, f frame.Frame, id uint64) {
+	switch f.(type) {
+	case *frame.Credit, *frame.Cancel:
+		return
+	}
+	s.metrics.unknown.Inc()
+	if p.Kind() == "handler" {
+		s.out.post(p, frame.Encode(&frame.Closed{ID: id, Reason: frame.ReasonUnknown}))
+		return
+	}
+	s.out.post(p, frame.Encode(&frame.Cancel{ID: id, Reason: frame.ReasonUnknown}))
+}
+
+// inOrder brings a frame whose turn has come to whoever has to see it. x.mu is
+// held.
+func (s *Server) inOrder(p *peer, x *exch, f frame.Frame) {
+	switch f := f.(type) {
+	case *frame.Credit:
+		if x.window != nil {
+			x.window.Add(f.N)
+		}
+		return
+	case *frame.Hold:
+		s.hold(p, x, f)
+		return
+	case *frame.Body:
+		if x.hold == nil || x.toBox {
+			x.toBox = x.toBox && f.More
+			x.box.Put(f)
+			return
+		}
+	}
+	h := x.hold
+	if h == nil {
+		x.box.Put(f)
+		return
+	}
+	j := job{kind: jobFrame, h: h, f: f}
+	if u, ok := f.(*frame.Update); ok {
+		j.groups = s.acquire(u.Groups, h.w)
+	}
+	h.w.push(j)
+	if _, ok := f.(*frame.Cancel); ok && x.toBox {
+		x.box.Put(f) // its goroutine waits for the rest of the body
+	}
+}
+
+// hold makes x a held exchange with p as its far end. Its groups count from here
+// on: publications that come later reach it.
+func (s *Server) hold(p *peer, x *exch, f *frame.Hold) {
+	if x.hold != nil {
+		s.badFrame(p.Peer, "second hold of an exchange", "")
+		return
+	}
+	w := s.writers[x.id%uint64(len(s.writers))]
+	h := newHold(x, w, f, s.opt.Policy)
+	x.uncount()
+	x.far = p
+	x.hold = h
+	x.toBox = f.More && f.Mode != frame.ModeResponse
+	gs := s.acquire(f.Groups, w)
+	f.Groups = nil // the keys are those of the groups from now on
+	w.push(job{kind: jobHold, h: h, groups: gs})
+	x.box.Put(f)
+}
+
+func (s *Server) acquire(keys []string, w *writer) []*group {
+	gs := make([]*group, len(keys))
+	for i, key := range keys {
+		gs[i] = s.groups.acquire(key, w.i)
+	}
+	return gs
+}
+
+// deliver hands a publication to the writers that have members for it.
+func (s *Server) deliver(p *peer, f *frame.Deliver) {
+	d := newDelivery(p, f)
+	refused := func(w *writer, n int) {
+		w.push(job{kind: jobDropped, d: d, reason: frame.ReasonOverload, n: n})
+	}
+	if f.Group != "" {
+		s.groups.each(f.Group, func(g *group, i int, members int32) {
+			if w := s.writers[i]; !w.push(job{kind: jobDeliver, d: d, g: g}) {
+				refused(w, int(members))
+			}
+		})
+		return
+	}
+	only := make([][]*hold, len(s.writers))
+	missing := 0
+	for _, id := range f.Only {
+		s.mu.Lock()
+		x := s.exchanges[id]
+		s.mu.Unlock()
+		var h *hold
+		if x != nil {
+			x.mu.Lock()
+			h = x.hold
+			x.mu.Unlock()
+		}
+		if h == nil {
+			missing++
+			continue
+		}
+		only[h.w.i] = append(only[h.w.i], h)
+	}
+	for i, list := range only {
+		if len(list) == 0 {
+			continue
+		}
+		if w := s.writers[i]; !w.push(job{kind: jobDeliver, d: d, only: list}) {
+			refused(w, len(list))
+		}
+	}
+	if missing > 0 {
+		s.writers[0].push(job{kind: jobDropped, d: d, reason: frame.ReasonUnknown, n: missing})
+	}
+}
+
+// sendRecords sends the records of all holds that have no living handler, or had
+// an earlier boot of this one, to p, which is their far end from now on.
+func (s *Server) sendRecords(p *peer) {
+	wanted := make([][]recordWanted, len(s.writers))
+	s.mu.Lock()
+	for _, x := range s.exchanges {
+		x.mu.Lock()
+		if h := x.hold; h != nil && x.far == nil {
+			x.far = p
+			x.inbox = exchange.NewInbox(x.inbox.Next())
+			x.gap = time.Time{}
+			wanted[h.w.i] = append(wanted[h.w.i], recordWanted{h: h, sendSeq: x.inbox.Next()})
+		}
+		x.mu.Unlock()
+	}
+	s.mu.Unlock()
+	var left atomic.Int32
+	left.Store(int32(len(s.writers)))
+	for i, w := range s.writers {
+		w.push(job{kind: jobRecords, rec: &recordsJob{to: p, holds: wanted[i], last: func() {
+			if left.Add(-1) == 0 {
+				s.out.post(p, frame.Encode(&frame.Records{Done: true}))
+			}
+		}}})
+	}
+}

@@ -1,0 +1,147 @@
+package connmgr
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/http1"
+)
+
+// delivery is one publication on its way. It is shared by writer loops and
+// backlogs and not changed.
+type delivery struct {
+	src    *peer
+	f      *frame.Deliver
+	chunk  []byte // of a stream: f.Body as an HTTP chunk; nil if it is empty
+	except map[uint64]struct{}
+}
+
+func newDelivery(src *peer, f *frame.Deliver) *delivery {
+	d := &delivery{src: src, f: f}
+	if f.Mode == frame.ModeStream && f.Action == frame.ActionSend && len(f.Body) > 0 {
+		d.chunk = http1.AppendChunk(make([]byte, 0, len(f.Body)+12), f.Body)
+	}
+	if len(f.Except) > 0 {
+		d.except = make(map[uint64]struct{}, len(f.Except))
+		for _, id := range f.Except {
+			d.except[id] = struct{}{}
+		}
+	}
+	return d
+}
+
+// bytes returns what a stream's client is to see of a publication.
+func (d *delivery) bytes(chunked bool) []byte {
+	if chunked {
+		return d.chunk
+	}
+	return d.f.Body
+}
+
+// size is what the delivery counts in a writer's queue.
+func (d *delivery) size() int { return len(d.f.Body) + len(d.chunk) + 512 }
+
+// plain reports whether the delivery may share a write with its neighbours.
+func (d *delivery) plain() bool {
+	return d.f.Mode == frame.ModeStream && d.f.Action == frame.ActionSend && d.except == nil && len(d.f.Only) == 0
+}
+
+// Outcomes are reported in batches: at most this often, and whenever so many
+// are there.
+const (
+	reportEvery = 25 * time.Millisecond
+	reportMax   = 256
+)
+
+// tally counts what publications came to, for one writer loop. A publication
+// whose bytes wait in a backlog is counted when they have left, so there may be
+// several outcomes for one publication; the handler adds them up.
+type tally struct {
+	s     *Server
+	bySrc map[*peer]*frame.Report
+	index map[tallyKey]int
+	n     int
+	since time.Time // when the oldest outcome was added
+}
+
+type tallyKey struct {
+	src *peer
+	pub uint64
+}
+
+func (t *tally) outcome(d *delivery, now time.Time) *frame.Outcome {
+	r := t.bySrc[d.src]
+	if r == nil {
+		r = new(frame.Report)
+		t.bySrc[d.src] = r
+	}
+	key := tallyKey{d.src, d.f.Pub}
+	i, ok := t.index[key]
+	if !ok {
+		if t.n == 0 {
+			t.since = now
+		}
+		i = len(r.Outcomes)
+		t.index[key] = i
+		r.Outcomes = append(r.Outcomes, frame.Outcome{Pub: d.f.Pub, Mode: d.f.Mode})
+		t.n++
+	}
+	return &r.Outcomes[i]
+}
+
+func (t *tally) delivered(d *delivery, n int, now time.Time) {
+	if n == 0 {
+		return
+	}
+	t.outcome(d, now).Delivered += uint32(n)
+	t.s.metrics.delivered(d.f.Mode, n)
+}
+
+func (t *tally) dropped(d *delivery, reason frame.Reason, n int, now time.Time) {
+	if n == 0 {
+		return
+	}
+	t.s.metrics.dropped(reason, n)
+	o := t.outcome(d, now)
+	for i := range o.Dropped {
+		if o.Dropped[i].Reason == reason {
+			o.Dropped[i].N += uint32(n)
+			return
+		}
+	}
+	o.Dropped = append(o.Dropped, frame.Drop{Reason: reason, N: uint32(n)})
+}
+
+// due reports whether it is time to flush.
+func (t *tally) due(now time.Time) bool {
+	return t.n >= reportMax || t.n > 0 && now.Sub(t.since) >= reportEvery
+}
+
+func (t *tally) flush() {
+	if t.n == 0 {
+		return
+	}
+	for src, r := range t.bySrc {
+		t.s.out.post(src, frame.Encode(r))
+	}
+	clear(t.bySrc)
+	clear(t.index)
+	t.n = 0
+}
+
+// logLimit lets one event a second through and counts the others.
+type logLimit struct {
+	next    atomic.Int64 // unix nanoseconds
+	skipped atomic.Int64
+}
+
+// allow reports whether to log now, and how many were not logged before.
+func (l *logLimit) allow(now time.Time) (skipped int64, ok bool) {
+	at := l.next.Load()
+	if now.UnixNano() < at || !l.next.CompareAndSwap(at, now.Add(time.Second).UnixNano()) {
+		l.skipped.Add(1)
+		return 0, false
+	}
+	return l.skipped.Swap(0), true
+}

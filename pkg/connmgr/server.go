@@ -1,0 +1,344 @@
+package connmgr
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/http1"
+)
+
+// Server is one connmgr.
+type Server struct {
+	// Set once.
+	opt     Options
+	log     *slog.Logger
+	now     func() time.Time // the clock of holds and timers
+	limits  http1.Limits
+	metrics *metrics
+	certs   *certs
+	lns     []*listener
+	writers []*writer
+	groups  groups
+	out     *outbox
+
+	ctx        context.Context // of everything that serves clients; ends with kill
+	cancel     context.CancelFunc
+	kill       <-chan struct{} // closed when connections have to end at once
+	stopAccept chan struct{}   // closed by closeListeners
+	slots      chan struct{}   // one token for each open connection; buffer MaxConns
+	sessions   sync.Pool
+	conns      sync.WaitGroup // goroutines of connections
+	draining   atomic.Bool
+	running    atomic.Bool
+	closeOnce  sync.Once
+
+	badLog, acceptLog, slowLog, busLog logLimit
+
+	mu        sync.Mutex
+	exchanges map[uint64]*exch
+	gaps      map[*exch]struct{} // exchanges in which a frame is missing
+	lastID    uint64
+	peers     map[string]*peer // the boots that are up
+	proxies   []*peer          // of those, the proxies
+	turn      int
+	proxyUp   chan struct{} // closed and replaced when a proxy comes up
+
+	connMu sync.Mutex
+	table  map[*conn]struct{}
+	closed bool
+}
+
+// New checks the options and opens the listeners. Nothing is accepted before Run.
+func New(opt Options) (*Server, error) {
+	if err := opt.validate(); err != nil {
+		return nil, fmt.Errorf("options: %w", err)
+	}
+	s := &Server{
+		opt: opt, log: opt.Logger, now: time.Now,
+		limits:     http1.Limits{MaxHead: opt.BufferSize, MaxFields: opt.MaxFields},
+		metrics:    newMetrics(),
+		stopAccept: make(chan struct{}),
+		slots:      make(chan struct{}, opt.MaxConns),
+		exchanges:  make(map[uint64]*exch),
+		gaps:       make(map[*exch]struct{}),
+		peers:      make(map[string]*peer),
+		proxyUp:    make(chan struct{}),
+		table:      make(map[*conn]struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.kill = s.ctx.Done()
+	s.certs = &certs{dir: opt.CertDir, log: s.log}
+	s.groups.writers = opt.Writers
+	s.out = &outbox{
+		bus: opt.Bus, live: make(map[string]*peer), waiting: make(map[*peer][][]byte),
+		onWait: func(n int) { s.metrics.outboxWaiting.Set(float64(n)) },
+		onDrop: func(p *peer) {
+			s.metrics.outboxDropped.Inc()
+			if skipped, ok := s.busLog.allow(time.Now()); ok {
+				s.log.Error("frame dropped: peer does not take what we send", "peer", p.Name, "not_logged", skipped)
+			}
+		},
+	}
+	s.sessions.New = func() any {
+		t := time.NewTimer(time.Hour)
+		t.Stop()
+		return &session{br: bufio.NewReaderSize(nil, opt.BufferSize), timer: t}
+	}
+	for i := range opt.Writers {
+		s.writers = append(s.writers, newWriter(s, i))
+	}
+	if opt.Registerer != nil {
+		if err := s.metrics.register(opt.Registerer); err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+	}
+	for _, l := range opt.Listen {
+		ln, err := s.listen(s.ctx, l)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("listen on %s: %w", l.Addr, err), s.Close())
+		}
+		s.lns = append(s.lns, ln)
+	}
+	return s, nil
+}
+
+// Addrs returns the addresses of the listeners, in the order of Options.Listen.
+func (s *Server) Addrs() []net.Addr {
+	addrs := make([]net.Addr, len(s.lns))
+	for i, l := range s.lns {
+		addrs[i] = l.Addr()
+	}
+	return addrs
+}
+
+// Run serves until ctx ends, then drains for Options.DrainTime and ends what is
+// left. It returns an error if the bus failed.
+func (s *Server) Run(ctx context.Context) error {
+	if !s.running.CompareAndSwap(false, true) {
+		return errors.New("connmgr: Run called twice")
+	}
+	// Stop order: listeners, so that nothing new comes; what is open, which needs
+	// writers and bus; connections; writers; the bus, which still carries the
+	// last reports.
+	busCtx, stopBus := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBus()
+	busDone := make(chan error, 1)
+	go func() { busDone <- s.opt.Bus.Run(busCtx, s) }()
+
+	var accepting, loops sync.WaitGroup
+	stopLoops := make(chan struct{})
+	for _, w := range s.writers {
+		loops.Go(func() { w.run(stopLoops) })
+	}
+	loops.Go(func() { s.housekeeping(stopLoops) })
+	for _, l := range s.lns {
+		accepting.Go(func() {
+			if err := s.accept(l); err != nil {
+				s.log.Error("accept", "addr", l.Addr().String(), "err", err)
+			}
+		})
+	}
+
+	var err error
+	busEnded := false
+	select {
+	case <-ctx.Done():
+		s.drain(busDone)
+	case <-s.kill:
+	case err = <-busDone:
+		busEnded = true
+	}
+	_ = s.Close()
+	accepting.Wait()
+	close(stopLoops)
+	loops.Wait()
+	s.conns.Wait()
+	s.out.flush()
+	stopBus()
+	if !busEnded {
+		err = <-busDone
+	}
+	if err != nil {
+		return fmt.Errorf("bus: %w", err)
+	}
+	return nil
+}
+
+// Close ends everything at once. It is safe to call twice, and from any
+// goroutine.
+func (s *Server) Close() error {
+	var err error
+	s.closeOnce.Do(func() {
+		s.cancel()
+		err = s.closeListeners()
+		s.connMu.Lock()
+		s.closed = true
+		open := make([]*conn, 0, len(s.table))
+		for c := range s.table {
+			open = append(open, c)
+		}
+		s.connMu.Unlock()
+		for _, c := range open {
+			c.close()
+		}
+	})
+	return err
+}
+
+func (s *Server) closeListeners() error {
+	if !s.draining.CompareAndSwap(false, true) {
+		return nil
+	}
+	close(s.stopAccept)
+	var errs []error
+	for _, l := range s.lns {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Drain stops accepting and ends what is open, spread over the time d so that
+// clients do not all come back at once: idle connections now, requests when they
+// are answered, streams with their last chunk, held responses with their timeout
+// response. It returns when nothing is open any more, or ctx ends. Run drains by
+// itself when it has to stop.
+func (s *Server) Drain(ctx context.Context, d time.Duration) {
+	_ = s.closeListeners()
+	s.connMu.Lock()
+	for c := range s.table {
+		if c.idle.Load() {
+			_ = c.sock.SetReadDeadline(past)
+		}
+	}
+	s.connMu.Unlock()
+
+	var held []*hold
+	s.mu.Lock()
+	for _, x := range s.exchanges {
+		x.mu.Lock()
+		if x.hold != nil {
+			held = append(held, x.hold)
+		}
+		x.mu.Unlock()
+	}
+	s.mu.Unlock()
+	now := s.now()
+	for i, h := range held {
+		at := now.Add(d * time.Duration(i) / time.Duration(len(held)))
+		h.w.push(job{kind: jobEnd, h: h, reason: frame.ReasonShutdown, at: at})
+	}
+
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for s.open() > 0 {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// drainGrace is what slow clients get on top of the drain time.
+const drainGrace = 2 * time.Second
+
+func (s *Server) drain(busDone chan error) {
+	ctx, cancel := context.WithTimeout(s.ctx, s.opt.DrainTime+drainGrace)
+	defer cancel()
+	s.log.Info("draining", "connections", s.open(), "time", s.opt.DrainTime)
+	s.Drain(ctx, s.opt.DrainTime)
+	if n := s.open(); n > 0 {
+		s.log.Warn("connections cut at the end of the drain time", "connections", n)
+	}
+}
+
+func (s *Server) open() int {
+	s.connMu.Lock()
+	defer s.connMu.Unlock()
+	return len(s.table)
+}
+
+func (s *Server) full() bool { return len(s.slots) == cap(s.slots) }
+
+func (s *Server) remember(c *conn) bool {
+	s.connMu.Lock()
+	defer s.connMu.Unlock()
+	if s.closed {
+		return false
+	}
+	s.table[c] = struct{}{}
+	s.metrics.conns.Inc()
+	s.metrics.accepted.Inc()
+	return true
+}
+
+func (s *Server) forget(c *conn) {
+	s.connMu.Lock()
+	delete(s.table, c)
+	s.connMu.Unlock()
+	s.metrics.conns.Dec()
+	<-s.slots
+}
+
+// housekeeping does what is nobody's turn.
+func (s *Server) housekeeping(stop <-chan struct{}) {
+	const gapLimit = 10 * time.Second
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			s.out.flush()
+			s.endGaps(s.now().Add(-gapLimit))
+		case <-stop:
+			return
+		}
+	}
+}
+
+// endGaps ends exchanges in which a frame has been missing since before.
+func (s *Server) endGaps(before time.Time) {
+	var over []*exch
+	s.mu.Lock()
+	for x := range s.gaps {
+		x.mu.Lock()
+		switch {
+		case !x.inbox.Waiting():
+			delete(s.gaps, x)
+		case x.gap.Before(before):
+			delete(s.gaps, x)
+			over = append(over, x)
+		}
+		x.mu.Unlock()
+	}
+	s.mu.Unlock()
+	for _, x := range over {
+		s.endGap(x)
+	}
+}
+
+// endGap ends an exchange of which a frame is missing.
+func (s *Server) endGap(x *exch) {
+	x.mu.Lock()
+	h := x.hold
+	x.mu.Unlock()
+	s.log.Warn("exchange ended: a frame is missing", "exchange", x.id)
+	if h != nil {
+		h.w.push(job{kind: jobEnd, h: h, reason: frame.ReasonGap})
+	}
+	x.box.Close(errGap)
+}
+
+var _ bus.Receiver = (*Server)(nil)

@@ -1,0 +1,156 @@
+package connmgr
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// sock is a client's socket. It is written to in two ways: Write waits, with a
+// deadline for each step forward, and tryWrite never does. Only one goroutine at
+// a time writes: the connection's own while it serves, a writer loop while the
+// connection is held.
+type sock struct {
+	net.Conn                 // *net.TCPConn or *net.UnixConn
+	rc       syscall.RawConn // of Conn
+	timeout  time.Duration   // how long Write may make no progress
+	// gather, if not nil, takes what Write is given instead of the socket. A
+	// writer loop sets it while it has crypto/tls make records.
+	gather *[]byte
+}
+
+func newSock(nc net.Conn, timeout time.Duration) (*sock, error) {
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return nil, errors.New("connection without a descriptor")
+	}
+	rc, err := sc.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	return &sock{Conn: nc, rc: rc, timeout: timeout}, nil
+}
+
+// tryWriter makes write(2) calls without an allocation: the function that
+// RawConn.Write wants is made once.
+type tryWriter struct {
+	p    []byte
+	n    int
+	err  error
+	wait bool // wait for room if there is none
+	fn   func(fd uintptr) bool
+}
+
+func newTryWriter() *tryWriter {
+	w := new(tryWriter)
+	w.fn = w.step
+	return w
+}
+
+func (w *tryWriter) step(fd uintptr) bool {
+	for {
+		n, err := unix.Write(int(fd), w.p)
+		switch {
+		case err == nil:
+			w.n = n
+			return true
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.EAGAIN):
+			return !w.wait
+		default:
+			w.err = err
+			return true
+		}
+	}
+}
+
+// write makes one write call on rc and returns what the socket took: nothing,
+// without an error, if it is full and wait is false.
+func (w *tryWriter) write(rc syscall.RawConn, p []byte, wait bool) (int, error) {
+	w.p, w.n, w.err, w.wait = p, 0, nil, wait
+	err := rc.Write(w.fn)
+	w.p = nil
+	if w.err != nil {
+		err = w.err
+	}
+	return w.n, err
+}
+
+var tryWriters = sync.Pool{New: func() any { return newTryWriter() }}
+
+// Write implements net.Conn. Nearly always the socket takes all of p at once;
+// only then is there a reason to set a deadline.
+func (s *sock) Write(p []byte) (int, error) {
+	if s.gather != nil {
+		*s.gather = append(*s.gather, p...)
+		return len(p), nil
+	}
+	w := tryWriters.Get().(*tryWriter)
+	defer tryWriters.Put(w)
+	n, err := w.write(s.rc, p, false)
+	if err != nil || n == len(p) {
+		return n, err
+	}
+	defer s.SetWriteDeadline(time.Time{})
+	for err == nil && n < len(p) {
+		if err = s.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil {
+			break
+		}
+		var m int
+		m, err = w.write(s.rc, p[n:], true)
+		n += m
+	}
+	return n, err
+}
+
+// waitWritable waits until the socket takes bytes again or is closed.
+func (s *sock) waitWritable() error {
+	return s.rc.Write(func(fd uintptr) bool {
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		n, err := unix.Poll(fds, 0)
+		return n > 0 || err != nil && !errors.Is(err, unix.EINTR)
+	})
+}
+
+// reset makes closing the socket visible to the client as a fault.
+func (s *sock) reset() {
+	if tc, ok := s.Conn.(*net.TCPConn); ok {
+		_ = tc.SetLinger(0)
+	}
+}
+
+func (s *sock) closeWrite() {
+	switch nc := s.Conn.(type) {
+	case *net.TCPConn:
+		_ = nc.CloseWrite()
+	case *net.UnixConn:
+		_ = nc.CloseWrite()
+	}
+}
+
+// hangup is what the kernel knows of the client's end of a socket.
+type hangup uint8
+
+const (
+	hangupNone hangup = iota // nothing, or the wait was ended by a read deadline
+	hangupHalf               // the client will send nothing more (FIN)
+	hangupGone               // the client is gone (RST)
+)
+
+// waitHangup waits until the client has shut its sending side down, unless half
+// says that this is known, or is gone. It reads nothing. It ends early, with
+// hangupNone, when a read deadline passes.
+//
+// A goroutine that waits here needs no more than the smallest stack.
+func (s *sock) waitHangup(half bool) (hangup, error) {
+	got := hangupNone
+	err := s.rc.Read(func(fd uintptr) bool {
+		got = pollHangup(int(fd))
+		return got == hangupGone || got == hangupHalf && !half
+	})
+	return got, err
+}

@@ -1,0 +1,23 @@
+//go:build unix && !linux
+
+package connmgr
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// pollHangup cannot tell a half-closed connection from a closed one here, so a
+// client that shuts its sending side down counts as gone.
+func pollHangup(fd int) hangup {
+	var b [1]byte
+	n, _, err := unix.Recvfrom(fd, b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	switch {
+	case err == nil && n == 0:
+		return hangupGone
+	case err == nil, errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EINTR):
+		return hangupNone
+	}
+	return hangupGone
+}
