@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/origin"
 )
 
 // Options configures a Server. Start from [DefaultOptions].
@@ -20,8 +22,12 @@ type Options struct {
 	Logger *slog.Logger
 	// Registerer takes the metrics; nil means none are exported.
 	Registerer prometheus.Registerer
-	// Origin makes the requests to origins. Required.
-	Origin Origin
+	// Origin is how origins are talked to. Its Registerer may be left nil; it is
+	// the one above then.
+	Origin origin.Options
+
+	// MetricsPrefix stands before the names of the metrics that Pushpin has.
+	MetricsPrefix string
 
 	// RoutesFile is the path of the routes file. It is watched for changes.
 	RoutesFile string
@@ -64,18 +70,10 @@ type Options struct {
 	// MaxExchanges is how many exchanges may be open at once. Further requests
 	// are answered with 503.
 	MaxExchanges int
-	// MaxResponseHead is the largest response head in bytes that an origin may
-	// send.
-	MaxResponseHead int
-	// ConnectTimeout limits each attempt to reach a target.
-	ConnectTimeout time.Duration
-	// ResponseTimeout is how long an origin may take to begin its response
-	// after it has the request, or its part so far.
-	ResponseTimeout time.Duration
-	// IdleTimeout is how long a body may stand still in either direction.
-	IdleTimeout time.Duration
 	// HandOverTimeout is how long a handler is waited for to take a hold.
 	HandOverTimeout time.Duration
+	// DrainTime is how long open exchanges may go on when the proxy is to stop.
+	DrainTime time.Duration
 
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
@@ -91,12 +89,24 @@ func DefaultOptions() Options {
 		SetXForwardedProtocol: ForwardedProtocolProtoOnly,
 		SigIss:                "pushpin",
 		MaxExchanges:          50000,
-		MaxResponseHead:       64 << 10,
-		ConnectTimeout:        10 * time.Second,
-		ResponseTimeout:       1800 * time.Second,
-		IdleTimeout:           1800 * time.Second,
 		HandOverTimeout:       8 * time.Second,
+		DrainTime:             5 * time.Second,
 	}
+}
+
+// check reports what cannot work, naming the option.
+func (o *Options) check() error {
+	var errs []error
+	need := func(ok bool, text string) {
+		if !ok {
+			errs = append(errs, errors.New(text))
+		}
+	}
+	need(o.Bus != nil, "Bus is not set")
+	need(o.MaxExchanges > 0, "MaxExchanges must be positive")
+	need(o.HandOverTimeout > 0, "HandOverTimeout must be positive")
+	need(o.DrainTime >= 0, "DrainTime is negative")
+	return errors.Join(errs...)
 }
 
 // ForwardedProtocol is the setting set_x_forwarded_protocol.

@@ -1,0 +1,171 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/exchange"
+	"github.com/holdfast/holdfast/pkg/frame"
+)
+
+// exch is one exchange while this proxy is its far end. One goroutine serves it;
+// the bus's goroutine hands it what arrives.
+type exch struct {
+	// Set once.
+	s      *Server
+	x      frame.XID
+	req    *frame.Request
+	ctx    context.Context // of the exchange; ends when connmgr does not want it any more
+	cancel context.CancelCauseFunc
+	window *exchange.Window // of the response body
+	body   clientBody
+	answer chan handlerAnswer // buffer 1, for the one that is waited for; never closed
+
+	// Owned by the serving goroutine.
+	begun bool // the response has begun
+	log   accessLine
+
+	sendMu sync.Mutex // held while a frame is sent, which may have to wait for room
+
+	mu      sync.Mutex
+	inbox   exchange.Inbox // expects the next frame from connmgr
+	sendSeq uint64
+	lost    bool // this boot of connmgr is gone, or the exchange is over: nothing may be sent
+}
+
+type handlerAnswer struct {
+	from bus.Peer
+	*frame.Accepted
+}
+
+// Reasons that end an exchange without anybody to tell.
+var (
+	errConnmgrLost = &endError{frame.ReasonPeerLost, "connmgr is gone"}
+	errGap         = &endError{frame.ReasonGap, "a frame of the exchange is missing"}
+)
+
+func newExch(s *Server, x frame.XID, r *frame.Request) *exch {
+	e := &exch{
+		s: s, x: x, req: r,
+		window: exchange.NewWindow(),
+		answer: make(chan handlerAnswer, 1),
+		inbox:  exchange.NewInbox(1),
+	}
+	e.ctx, e.cancel = context.WithCancelCause(s.ctx)
+	e.body.init(e)
+	return e
+}
+
+// receive takes a frame from connmgr. It is called by the bus's goroutine.
+func (e *exch) receive(seq uint64, f frame.Frame) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	err := e.inbox.Push(seq, f, func(f frame.Frame) {
+		switch f := f.(type) {
+		case *frame.Credit:
+			e.window.Add(f.N)
+		case *frame.Cancel:
+			e.lost = true
+			e.cancel(&endError{f.Reason, "canceled by connmgr: " + f.Reason.String()})
+		default:
+			e.body.parts.Put(f)
+		}
+	})
+	if err != nil {
+		e.cancel(errGap)
+	}
+}
+
+// lose ends the exchange because its connmgr is gone. It is called by the bus's
+// goroutine before that name can be sent to again, so nothing of this exchange
+// reaches the next boot.
+func (e *exch) lose() {
+	e.mu.Lock()
+	e.lost = true
+	e.mu.Unlock()
+	e.cancel(errConnmgrLost)
+}
+
+// accepted takes a handler's answer. It is called by the bus's goroutine.
+func (e *exch) accepted(from bus.Peer, f *frame.Accepted) {
+	select {
+	case e.answer <- handlerAnswer{from, f}:
+	default:
+	}
+}
+
+// close releases what the exchange has. Nothing is sent after it.
+func (e *exch) close() {
+	e.mu.Lock()
+	e.lost = true
+	e.mu.Unlock()
+	e.cancel(nil)
+}
+
+// trySend numbers a frame and sends it to connmgr, without waiting.
+func (e *exch) trySend(f frame.Frame) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.lost {
+		return errConnmgrLost
+	}
+	setSeq(f, e.sendSeq)
+	err := e.s.opts.Bus.Send(e.x.Conn, frame.Encode(f))
+	if err == nil {
+		e.sendSeq++
+	}
+	return err
+}
+
+// send numbers a frame and sends it to connmgr. If the queue to it is full, send
+// waits for room, and with it whatever fills the queue.
+func (e *exch) send(f frame.Frame) error {
+	e.sendMu.Lock()
+	defer e.sendMu.Unlock()
+	err := e.trySend(f)
+	if !errors.Is(err, bus.ErrQueueFull) {
+		return err
+	}
+	e.s.metrics.blocked.Inc()
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+		select {
+		case <-e.s.opts.After(wait):
+		case <-e.ctx.Done():
+			return context.Cause(e.ctx)
+		}
+		if err := e.trySend(f); !errors.Is(err, bus.ErrQueueFull) {
+			return err
+		}
+	}
+}
+
+// abort ends the exchange because of err, so that the client can tell.
+func (e *exch) abort(err error) {
+	if cause := context.Cause(e.ctx); cause != nil {
+		err = cause
+	}
+	reason := reasonOf(err)
+	e.s.metrics.end(reason)
+	// Not send: the exchange's context may have ended already.
+	_ = e.trySend(&frame.Cancel{ID: e.x.ID, Reason: reason, Text: err.Error()})
+}
+
+func setSeq(f frame.Frame, seq uint64) {
+	switch f := f.(type) {
+	case *frame.Response:
+		f.Seq = seq
+	case *frame.Body:
+		f.Seq = seq
+	case *frame.Credit:
+		f.Seq = seq
+	case *frame.Cancel:
+		f.Seq = seq
+	case *frame.Message:
+		f.Seq = seq
+	case *frame.Session:
+		f.Seq = seq
+	}
+}

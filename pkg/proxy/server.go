@@ -1,0 +1,317 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/grip"
+	"github.com/holdfast/holdfast/pkg/origin"
+)
+
+// Server is the proxy process.
+type Server struct {
+	// Set once.
+	opts    Options
+	log     *slog.Logger
+	metrics *metrics
+	signer  *grip.Signer // for routes without a key of their own
+	trusted grip.Key     // verifies clients that are GRIP proxies
+	origins *origin.Pool
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+
+	routes   atomic.Pointer[routing]
+	reload   sync.Mutex     // held while the routes file is read
+	serving  sync.WaitGroup // goroutines of exchanges
+	changed  chan struct{}  // buffer 1: the number of exchanges fell to zero; never closed
+	draining atomic.Bool
+
+	mu        sync.Mutex
+	exchanges map[frame.XID]*exch
+	handlers  chan struct{} // closed and replaced when handlers come or go
+}
+
+// errShutdown is why exchanges end that are still open when the proxy stops.
+var errShutdown = &endError{frame.ReasonShutdown, "proxy is stopping"}
+
+// New returns a proxy with its routes loaded. It starts nothing.
+func New(opts Options) (*Server, error) {
+	if err := opts.check(); err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	if opts.Now == nil {
+		opts.Now = time.Now
+	}
+	if opts.After == nil {
+		opts.After = time.After
+	}
+	s := &Server{
+		opts:      opts,
+		log:       opts.Logger,
+		changed:   make(chan struct{}, 1),
+		exchanges: make(map[frame.XID]*exch),
+		handlers:  make(chan struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	key, err := grip.ParseSigningKey(opts.SigKey, opts.KeyDir)
+	if err != nil {
+		return nil, fmt.Errorf("proxy: sig_key: %w", err)
+	}
+	s.signer = grip.NewSigner(opts.SigIss, key)
+	if s.trusted, err = grip.ParseVerifyingKey(opts.UpstreamKey, opts.KeyDir); err != nil {
+		return nil, fmt.Errorf("proxy: upstream_key: %w", err)
+	}
+	if s.metrics, err = newMetrics(opts.Registerer, opts.MetricsPrefix); err != nil {
+		return nil, fmt.Errorf("proxy: metrics: %w", err)
+	}
+	if opts.Origin.Registerer == nil {
+		opts.Origin.Registerer = opts.Registerer
+	}
+	if s.origins, err = origin.New(opts.Origin); err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
+	}
+	s.ctx, s.cancel = context.WithCancelCause(context.Background())
+	s.routes.Store(s.newRouting(nil))
+	if err := s.Reload(); err != nil {
+		s.log.Warn(err.Error())
+	}
+	return s, nil
+}
+
+// Run serves exchanges until ctx ends. Then it lets open ones go on for
+// Options.DrainTime at most and ends the rest with a reason.
+func (s *Server) Run(ctx context.Context) error {
+	busCtx, stopBus := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopBus()
+	var loops sync.WaitGroup
+	busDone := make(chan error, 1)
+	loops.Go(func() { busDone <- s.opts.Bus.Run(busCtx, s) })
+	watchCtx, stopWatch := context.WithCancel(ctx)
+	defer stopWatch()
+	loops.Go(func() { s.watch(watchCtx) })
+
+	var err error
+	select {
+	case err = <-busDone:
+	case <-ctx.Done():
+		s.drain()
+	}
+	s.endAll() // exchanges still tell their connmgr why they end
+	stopWatch()
+	stopBus()
+	loops.Wait()
+	if err != nil {
+		return fmt.Errorf("proxy: bus: %w", err)
+	}
+	return nil
+}
+
+// drain waits until no exchange is open.
+func (s *Server) drain() {
+	timeout := time.NewTimer(s.opts.DrainTime)
+	defer timeout.Stop()
+	s.draining.Store(true)
+	for {
+		s.mu.Lock()
+		open := len(s.exchanges)
+		s.mu.Unlock()
+		if open == 0 {
+			return
+		}
+		select {
+		case <-s.changed:
+		case <-timeout.C:
+			s.log.Info("exchanges still open, ending them", "open", open)
+			return
+		}
+	}
+}
+
+// Close ends all exchanges. Run calls what it needs of it; Close is for a Server
+// that is not run.
+func (s *Server) Close() error {
+	s.endAll()
+	return nil
+}
+
+func (s *Server) endAll() {
+	s.mu.Lock() // no exchange opens after this
+	s.cancel(errShutdown)
+	s.mu.Unlock()
+	s.serving.Wait()
+	_ = s.origins.Close() // never fails
+}
+
+// Receive implements bus.Receiver.
+func (s *Server) Receive(from bus.Peer, b []byte) {
+	f, err := frame.Decode(b)
+	if err != nil {
+		s.metrics.malformed.Inc()
+		s.log.Warn("frame cannot be read", "peer", from.Name, "err", err)
+		return
+	}
+	switch f := f.(type) {
+	case *frame.Request:
+		s.open(from, f)
+	case *frame.Body:
+		s.forward(from, f.ID, f.Seq, f)
+	case *frame.Credit:
+		s.forward(from, f.ID, f.Seq, f)
+	case *frame.Cancel:
+		s.forward(from, f.ID, f.Seq, f)
+	case *frame.Message:
+		s.forward(from, f.ID, f.Seq, f)
+	case *frame.Accepted:
+		if e := s.find(f.X); e != nil {
+			e.accepted(from, f)
+		}
+	default:
+		s.metrics.malformed.Inc()
+		s.log.Warn("unexpected frame", "peer", from.Name, "type", f.Type().String())
+	}
+}
+
+// PeerUp implements bus.Receiver.
+func (s *Server) PeerUp(p bus.Peer) {
+	if p.Kind() == "handler" {
+		s.handlersChanged()
+	}
+}
+
+// PeerDown implements bus.Receiver. Nobody waits any more for the responses of
+// exchanges whose connmgr is gone.
+func (s *Server) PeerDown(p bus.Peer) {
+	switch p.Kind() {
+	case "handler":
+		s.handlersChanged()
+	case "connmgr":
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for x, e := range s.exchanges {
+			if x.Conn == p.Name && x.Boot == p.Boot {
+				e.lose()
+			}
+		}
+	}
+}
+
+// Broadcast implements bus.Receiver. The proxy needs nothing of what is
+// broadcast.
+func (s *Server) Broadcast(bus.Peer, string, []byte) {}
+
+func (s *Server) handlersChanged() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.handlers)
+	s.handlers = make(chan struct{})
+}
+
+func (s *Server) find(x frame.XID) *exch {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.exchanges[x]
+}
+
+// open starts the goroutine of a new exchange.
+func (s *Server) open(from bus.Peer, r *frame.Request) {
+	s.metrics.received.Inc()
+	x := frame.XID{Conn: from.Name, Boot: from.Boot, ID: r.ID}
+	e := newExch(s, x, r)
+	s.mu.Lock()
+	full := len(s.exchanges) >= s.opts.MaxExchanges
+	if !full && s.ctx.Err() == nil {
+		s.exchanges[x] = e
+		s.metrics.open.Inc()
+		s.serving.Add(1)
+		s.mu.Unlock()
+		go s.serve(e)
+		return
+	}
+	s.mu.Unlock()
+	reason, text := frame.ReasonOverload, "Too many requests.\n"
+	if !full {
+		reason, text = frame.ReasonShutdown, "Proxy is stopping.\n"
+	}
+	s.metrics.end(reason)
+	s.metrics.response(503)
+	// One try only: this is the bus's goroutine, which must not wait.
+	body := []byte(text)
+	if r.Method == "HEAD" {
+		body = nil
+	}
+	_ = e.trySend(&frame.Response{
+		ID: r.ID, Code: 503, Reason: "Service Unavailable",
+		Header:  []frame.Field{{Name: "Content-Type", Value: "text/plain"}, {Name: "Retry-After", Value: "1"}},
+		BodyLen: int64(len(text)), Body: body,
+	})
+}
+
+// serve is the goroutine of an exchange.
+func (s *Server) serve(e *exch) {
+	defer s.serving.Done()
+	defer func() {
+		s.mu.Lock()
+		delete(s.exchanges, e.x)
+		last := len(s.exchanges) == 0
+		s.mu.Unlock()
+		s.metrics.open.Dec()
+		if last && s.draining.Load() {
+			select {
+			case s.changed <- struct{}{}:
+			default:
+			}
+		}
+	}()
+	defer func() {
+		if p := recover(); p != nil {
+			s.metrics.panics.Inc()
+			s.log.Error("exchange ended by a fault", "exchange", e.x.ID, "peer", e.x.Conn, "err", fmt.Sprint(p), "stack", string(debug.Stack()))
+			e.abort(&endError{frame.ReasonInternal, "fault in proxy"})
+		}
+		e.close()
+	}()
+	var err error
+	if e.req.Upgrade {
+		err = e.serveWebSocket()
+	} else {
+		err = e.serveHTTP()
+	}
+	if err != nil {
+		e.abort(err)
+	}
+}
+
+// forward hands a frame to its exchange. Frames for exchanges that are over come
+// late, and nobody needs them.
+func (s *Server) forward(from bus.Peer, id, seq uint64, f frame.Frame) {
+	if e := s.find(frame.XID{Conn: from.Name, Boot: from.Boot, ID: id}); e != nil {
+		e.receive(seq, f)
+	}
+}
+
+// endError is why an exchange ends other than by a response.
+type endError struct {
+	reason frame.Reason
+	text   string
+}
+
+func (e *endError) Error() string { return e.text }
+
+// reasonOf returns the reason to give for an error.
+func reasonOf(err error) frame.Reason {
+	var end *endError
+	if errors.As(err, &end) {
+		return end.reason
+	}
+	return frame.ReasonInternal
+}

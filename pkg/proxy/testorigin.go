@@ -1,0 +1,77 @@
+package proxy
+
+import (
+	"bytes"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/holdfast/holdfast/pkg/frame"
+)
+
+// maxTestRequest is the largest request body that the test origin takes.
+const maxTestRequest = 100_000
+
+// testOrigin is the target "test". It lets a first run show something without
+// any backend.
+func (e *exch) testOrigin(o *outgoing) (*response, error) {
+	n, err := e.body.size(maxTestRequest)
+	if err != nil {
+		return nil, err
+	}
+	if n > maxTestRequest {
+		return testResponse(http.StatusBadRequest, "", nil, "request too large\n"), nil
+	}
+	path, query, _ := strings.Cut(o.path, "?")
+	if rest, ok := strings.CutPrefix(path, strings.TrimSuffix(o.rule.PathBeg, "/")); ok {
+		path = rest
+	}
+	path = "/" + strings.TrimPrefix(path, "/")
+	if path != "/" {
+		path = strings.TrimSuffix(path, "/")
+	}
+	switch path {
+	case "/":
+		return testResponse(http.StatusOK, "", nil, "Hello from the Holdfast test handler!\n"), nil
+	case "/response":
+		return testResponse(http.StatusOK, "response", testChannels(query), "nothing for now\n"), nil
+	case "/stream":
+		return testResponse(http.StatusOK, "stream", testChannels(query), "[stream opened]\n"), nil
+	}
+	return testResponse(http.StatusNotFound, "", nil, "no such test resource\n"), nil
+}
+
+// testChannels returns the channels that a query names.
+func testChannels(query string) []string {
+	values, _ := url.ParseQuery(query) // what can be read of it
+	var channels []string
+	for _, c := range values["channel"] {
+		if !slices.Contains(channels, c) && !strings.ContainsAny(c, "\r\n\x00") {
+			channels = append(channels, c)
+		}
+	}
+	if channels == nil {
+		channels = []string{"test"}
+	}
+	return channels
+}
+
+func testResponse(code int, hold string, channels []string, body string) *response {
+	h := []frame.Field{{Name: "Content-Type", Value: "text/plain"}, {Name: "Content-Length", Value: strconv.Itoa(len(body))}}
+	if hold != "" {
+		h = append(h, frame.Field{Name: "Grip-Hold", Value: hold}, frame.Field{Name: "Grip-Channel", Value: strings.Join(channels, ", ")})
+	}
+	return &response{code: code, header: h, length: int64(len(body)), body: memoryBody{bytes.NewReader([]byte(body))}}
+}
+
+// memoryBody is a response body that is at hand.
+type memoryBody struct{ *bytes.Reader }
+
+func (memoryBody) Close() error           { return nil }
+func (memoryBody) Trailer() []frame.Field { return nil }
+func (b memoryBody) Buffered() int        { return b.Len() }
+
+var _ io.ReadCloser = memoryBody{}
