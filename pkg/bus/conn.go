@@ -2,11 +2,13 @@ package bus
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/go-zeromq/zmq4"
@@ -40,6 +42,9 @@ type conn struct {
 	z      *zmq4.Conn
 	s      *stream
 	remote net.Addr
+
+	// sending is held for a whole message, because the receiver answers PINGs.
+	sending sync.Mutex
 }
 
 // connLimits is what a connection allows its peer.
@@ -78,8 +83,9 @@ func openConn(nc net.Conn, typ zmq4.SocketType, identity string, server bool, li
 	if err := nc.SetDeadline(time.Time{}); err != nil {
 		return nil, err
 	}
-	s.in.limit, s.in.handshake, s.ready = lim.maxMessage, false, true
-	return &conn{z: z, s: s, remote: nc.RemoteAddr()}, nil
+	c = &conn{z: z, s: s, remote: nc.RemoteAddr()}
+	s.in.limit, s.in.handshake, s.in.ping, s.ready = lim.maxMessage, false, c.pong, true
+	return c, nil
 }
 
 // identity is what the peer calls itself; most say nothing.
@@ -98,9 +104,30 @@ func (c *conn) recv() ([][]byte, error) {
 }
 
 // send writes a message into the buffer, from which flush sends it.
-func (c *conn) send(parts ...[]byte) error { return c.z.SendMsg(zmq4.NewMsgFrom(parts...)) }
+func (c *conn) send(parts ...[]byte) error {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	return c.z.SendMsg(zmq4.NewMsgFrom(parts...))
+}
 
-func (c *conn) flush() error { return c.s.flush() }
+func (c *conn) flush() error {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	return c.s.flush()
+}
+
+// pong answers a PING with its context (ZMTP 3.1). libzmq sends PINGs, if its
+// user asked for heartbeats, even to a peer that speaks 3.0, and hangs up when
+// there is no answer. zmq4 would answer in the middle of a message and without
+// the context, so it does not see them.
+func (c *conn) pong(context []byte) error {
+	c.sending.Lock()
+	defer c.sending.Unlock()
+	if err := c.z.SendCmd(zmq4.CmdPong, context); err != nil {
+		return err
+	}
+	return c.s.flush()
+}
 
 // close ends the connection and with it a recv or send that is under way. It may
 // be called from any goroutine, more than once.
@@ -196,6 +223,7 @@ type guard struct {
 	br        *bufio.Reader
 	handshake bool
 	limit     int // bytes in one message
+	ping      func(context []byte) error
 
 	hdr   [9]byte
 	out   []byte // of hdr, not yet passed on
@@ -268,10 +296,7 @@ func (g *guard) header() error {
 		return g.refuse("announced a frame of %d bytes, allowed are %d", size, g.limit)
 	}
 	if command && !g.handshake {
-		// ZMTP 3.0 knows no commands after READY. A peer that sends some all the
-		// same (the heartbeats of 3.1) is not answered.
-		_, err := g.br.Discard(int(size)) //nolint:gosec // at most limit
-		return err
+		return g.command(int(size)) //nolint:gosec // at most limit
 	}
 	if g.total += size + partOverhead; g.total > uint64(g.limit)+partOverhead {
 		return g.refuse("sent a message of more than %d bytes", g.limit)
@@ -280,6 +305,27 @@ func (g *guard) header() error {
 		g.total = 0
 	}
 	g.out, g.pass = g.hdr[:n], size
+	return nil
+}
+
+// maxCommand is longer than any command that we understand.
+const maxCommand = 64
+
+// command deals with a command after READY. There are none in ZMTP 3.0; of those
+// of later versions PING is answered and the others are passed over.
+func (g *guard) command(size int) error {
+	if size > maxCommand {
+		_, err := g.br.Discard(size)
+		return err
+	}
+	var buf [maxCommand]byte
+	if _, err := io.ReadFull(g.br, buf[:size]); err != nil {
+		return err
+	}
+	// PING: its name, two bytes of time to live, the context.
+	if rest, ok := bytes.CutPrefix(buf[:size], []byte("\x04PING")); ok && len(rest) >= 2 {
+		return g.ping(rest[2:])
+	}
 	return nil
 }
 
