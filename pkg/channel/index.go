@@ -8,6 +8,8 @@
 package channel
 
 import (
+	"iter"
+	"maps"
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/wheel"
@@ -203,3 +205,6 @@ func (x *Index[K, O]) end(c *Channel[K, O]) {
 		x.cfg.Ended(c.Name)
 	}
 }
+
+// Names returns the names of all channels.
+func (x *Index[K, O]) Names() iter.Seq[string] { return maps.Keys(x.channels) }

@@ -77,6 +77,8 @@ type Options struct {
 	// UpdateOnFirstSubscription makes holds ask their origin again a second
 	// after their channel got its first subscriber.
 	UpdateOnFirstSubscription bool
+
+	now func() time.Time // for tests; nil is time.Now
 }
 
 // DefaultOptions returns the values of Pushpin's example configuration, except

@@ -1,0 +1,369 @@
+package handler
+
+import (
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/filter"
+	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/grip"
+	"github.com/holdfast/holdfast/pkg/publish"
+)
+
+// Requests that the handler has made for holds: next links, gone links, filters
+// over HTTP. They go to a proxy as Fetch frames, because routes, signatures and
+// the header for origins are the proxy's.
+
+const (
+	nextTimeout   = 60 * time.Second
+	filterTimeout = 10 * time.Second
+	nextRetries   = 5
+	// maxNext is the largest body of a next link's response.
+	maxNext = 4 << 20
+	// maxAsks is how many filter requests may wait for their turn.
+	maxAsks = 10000
+	// asksPerTick is their rate: 100 a second.
+	asksPerTick = 10
+)
+
+// Purposes of a fetch, as in metrics.
+const (
+	forNext   = "next"
+	forGone   = "gone"
+	forFilter = "filter"
+)
+
+// fetch is a request under way. Guarded by Server.mu.
+type fetch struct {
+	purpose string
+	proxy   string
+	until   time.Time
+	h       *hold // nil for a gone link
+	uri     string
+	done    func(*frame.Fetched)
+}
+
+// startFetch sends a request to a proxy. done gets the answer, or one that says
+// in Condition why there is none; it is called with mu held, and not at all if
+// the hold is over by then.
+func (s *Server) startFetch(purpose string, h *hold, a *frame.Accept, f *frame.Fetch, done func(*frame.Fetched)) {
+	s.lastFetch++
+	f.Token = s.lastFetch
+	f.Route = a.Route
+	timeout := time.Duration(f.Millis) * time.Millisecond
+	ft := &fetch{purpose: purpose, h: h, uri: f.URI, until: s.now().Add(timeout + time.Second), done: done}
+	proxies := s.opt.Bus.Peers("proxy")
+	if len(proxies) > 0 {
+		ft.proxy = proxies[int(f.Token%uint64(len(proxies)))].Name
+		if s.send(ft.proxy, f) == nil {
+			s.fetches[f.Token] = ft
+			return
+		}
+	}
+	// Answered from the tick, so that nobody is called back while it calls.
+	ft.until = s.now()
+	s.fetches[f.Token] = ft
+}
+
+// fetched takes the answer to a request.
+func (s *Server) fetched(f *frame.Fetched) {
+	ft := s.fetches[f.Token]
+	if ft == nil {
+		return
+	}
+	delete(s.fetches, f.Token)
+	result := "ok"
+	if f.Condition != "" {
+		result = "failed"
+	}
+	s.metrics.fetches.WithLabelValues(ft.purpose, result).Inc()
+	if ft.h == nil || !ft.h.over {
+		ft.done(f)
+	}
+}
+
+// expireFetches gives up requests that take too long or whose proxy is gone.
+func (s *Server) expireFetches(now time.Time, lostProxy string) {
+	for token, ft := range s.fetches {
+		switch {
+		case !now.Before(ft.until):
+			s.fetched(&frame.Fetched{Token: token, Condition: "request timed out"})
+		case lostProxy != "" && ft.proxy == lostProxy:
+			s.fetched(&frame.Fetched{Token: token, Condition: "disconnected"})
+		}
+	}
+}
+
+// lastHeader is the Grip-Last fields for a hold's positions.
+func (h *hold) lastHeader() []frame.Field {
+	var fields []frame.Field
+	for _, l := range h.lastIDs() {
+		fields = append(fields, frame.Field{Name: "Grip-Last", Value: grip.FormatLast(l)})
+	}
+	return fields
+}
+
+// fetchNext follows the next link of a stream.
+func (s *Server) fetchNext(h *hold) {
+	m := h.more
+	h.update = updateNone
+	s.timers.Stop(&m.timer)
+	m.fetching, m.again = true, false
+	f := &frame.Fetch{
+		Method: "GET", URI: m.acc.Next.URI, Header: h.lastHeader(),
+		MaxBody: maxNext, Millis: uint32(nextTimeout / time.Millisecond),
+	}
+	s.startFetch(forNext, h, m.acc, f, func(r *frame.Fetched) { s.gotNext(h, f.URI, r) })
+}
+
+// gotNext takes the response of a next link. Its instruct replaces everything;
+// its body is appended.
+func (s *Server) gotNext(h *hold, uri string, r *frame.Fetched) {
+	m := h.more
+	if r.Condition != "" || r.Code < 200 || r.Code > 299 {
+		if m.failures++; m.failures > nextRetries {
+			s.endStream(h, "Failed to retrieve next link.")
+			return
+		}
+		// It stays fetching; the timer tries again.
+		wait := time.Second<<(m.failures-1) + rand.N(time.Second)
+		m.timer.Owner = h
+		s.timers.Set(&m.timer, s.now().Add(wait))
+		return
+	}
+	m.failures = 0
+	in, err := grip.Parse(int(r.Code), r.Reason, r.Header, r.Body, uri)
+	if err == nil && in.Hold == frame.ModeResponse {
+		err = fmt.Errorf("Next link returned non-stream hold.")
+	}
+	if err != nil {
+		s.endStream(h, err.Error())
+		return
+	}
+	a := m.acc
+	for i := range in.Channels {
+		in.Channels[i].Name = a.Prefix + in.Channels[i].Name
+	}
+	a.Channels = append(slices.DeleteFunc(a.Channels, func(c frame.Channel) bool { return !c.Implicit }), in.Channels...)
+	a.Channels = tidyChannels(a.Channels, s.opt.SubscriptionMax)
+	a.Mode, a.Meta, a.KeepAlive, a.Next, a.URI, a.HeadSent = in.Hold, in.Meta, in.KeepAlive, in.Next, uri, true
+	h.meta = slices.Clone(in.Meta)
+	if in.Hold == frame.ModeNone {
+		a.Channels = slices.DeleteFunc(a.Channels, func(c frame.Channel) bool { return !c.Implicit })
+	}
+	firsts := s.subscribe(h, a.Channels)
+	filtered := *a
+	filtered.Body = in.Body
+	body, fault := s.filterInitial(h, &filtered)
+	if fault != "" {
+		s.endStream(h, fault)
+		return
+	}
+	switch {
+	case in.Hold == frame.ModeNone && in.Next.URI == "":
+		s.leave(h)
+		if s.sendTo(h, &frame.Finish{ID: h.id, Seq: h.sendSeq, Body: body}) != nil {
+			s.forget(h)
+		}
+		return
+	case in.Hold == frame.ModeStream && in.Next.URI == "":
+		for _, c := range a.Channels {
+			if c.HasPrevID {
+				s.endStream(h, fmt.Sprintf("channel '%s' specifies prev-id, but no next link found", bareName(a, c)))
+				return
+			}
+		}
+	}
+	s.sendUpdate(h)
+	if h.over {
+		return
+	}
+	if in.Hold == frame.ModeNone {
+		// Fetched when the client has taken what there is, not before.
+		s.appendBody(h, body, func() { s.fetchNext(h) })
+		return
+	}
+	s.appendBody(h, body, nil)
+	m.fetching = false
+	s.firstSubscriptions(firsts)
+	s.startNextTimer(h)
+	s.drain(h, true)
+	if m.again && !h.busy() {
+		m.again = false
+		s.requestUpdate(h, true)
+	}
+}
+
+// pacing marks the numbers of Deliver frames that carry a next link's body: they
+// are no publications.
+const pacing = 1 << 63
+
+// appendBody appends to a stream. then, if not nil, is called when the client
+// has it.
+func (s *Server) appendBody(h *hold, body []byte, then func()) {
+	if len(body) == 0 {
+		if then != nil {
+			then()
+		}
+		return
+	}
+	d := &frame.Deliver{Mode: frame.ModeStream, Only: []uint64{h.id}, Body: body}
+	if then != nil {
+		s.lastFetch++
+		d.Pub = pacing | s.lastFetch
+		s.paced[d.Pub] = pace{h, then}
+	}
+	if s.send(h.peer.name, d) != nil {
+		delete(s.paced, d.Pub)
+		s.endStream(h, "Failed to retrieve next link.")
+	}
+}
+
+// pace is what happens when a next link's body was written.
+type pace struct {
+	h    *hold
+	then func()
+}
+
+// passed takes a report about a next link's body.
+func (s *Server) passed(pub uint64) {
+	p, ok := s.paced[pub]
+	delete(s.paced, pub)
+	if ok && !p.h.over {
+		p.then()
+	}
+}
+
+// onTimer is called when the timer of a next link fires.
+func (s *Server) onTimer(h *hold) {
+	switch {
+	case h.over:
+	case h.more.fetching: // the last try failed
+		s.fetchNext(h)
+	default:
+		s.requestUpdate(h, false)
+	}
+}
+
+// fetchGone tells the origin that the client is gone. Whatever comes back is for
+// the log.
+func (s *Server) fetchGone(h *hold) {
+	a := h.more.acc
+	s.startFetch(forGone, nil, a, &frame.Fetch{
+		Method: "POST", URI: a.Gone, Millis: uint32(filterTimeout / time.Millisecond),
+	}, func(r *frame.Fetched) {
+		if r.Condition != "" || r.Code < 200 || r.Code > 299 {
+			s.log.Info("gone link failed", "uri", a.Gone, "code", r.Code, "condition", r.Condition)
+		}
+	})
+}
+
+// ask is a question of a filter over HTTP that waits for its turn.
+type ask struct {
+	h   *hold
+	run func()
+}
+
+// askFilter asks what a filter over HTTP says. Until the answer is there, items
+// for the hold queue up, so that they stay in order.
+func (s *Server) askFilter(h *hold, sb *sub, it *publish.Item, f *publish.Format, res filter.Result) {
+	r := &round{s: s, it: it, f: f}
+	name := sb.Channel().Name
+	if len(s.asks) >= maxAsks {
+		r.filtered(sb, filter.Result{}, fmt.Errorf("network request failed: %s", "general error"))
+		return
+	}
+	uri, err := resolve(h.more.acc.URI, res.Request.URL)
+	if err != nil {
+		r.filtered(sb, filter.Result{}, err)
+		return
+	}
+	h.more.asking, h.more.asked = true, isDelivery(f, h.mode)
+	req := &frame.Fetch{
+		Method: "POST", URI: uri, Body: res.Request.Body,
+		MaxBody: filter.MaxAnswer + 1, Millis: uint32(filterTimeout / time.Millisecond),
+		Header: append([]frame.Field{
+			{Name: "Sub-Meta", Value: metaJSON(func(yield func(string, string)) {
+				for _, m := range h.meta {
+					yield(m.Name, m.Value)
+				}
+			})},
+			{Name: "Pub-Meta", Value: metaJSON(func(yield func(string, string)) {
+				for k, v := range it.Meta {
+					yield(k, v)
+				}
+			})},
+		}, h.lastHeader()...),
+	}
+	s.asks = append(s.asks, ask{h, func() {
+		s.startFetch(forFilter, h, h.more.acc, req, func(got *frame.Fetched) {
+			h.more.asking = false
+			sb := h.find(name)
+			if sb == nil { // a next link took the channel away meanwhile
+				r.drop(h, frame.ReasonNotReady)
+			} else {
+				answer := filter.Answer{Code: int(got.Code), Body: got.Body, Condition: got.Condition}
+				for _, field := range got.Header {
+					if strings.EqualFold(field.Name, "Action") && field.Value == "drop" {
+						answer.Drop = true
+					}
+				}
+				res, err := filter.Resume(sb.filters, res, answer, &view{h, sb, it}, it.Meta)
+				r.filtered(sb, res, err)
+				r.flush(h.peer, h.mode)
+			}
+			if !h.over {
+				s.drain(h, false)
+			}
+		})
+	}})
+}
+
+// runAsks sends the filter requests whose turn has come.
+func (s *Server) runAsks() {
+	n := min(len(s.asks), asksPerTick)
+	for _, a := range s.asks[:n] {
+		if !a.h.over {
+			a.run()
+		}
+	}
+	s.asks = slices.Delete(s.asks, 0, n)
+}
+
+// resolve resolves the URL of a filter against the URI of a hold.
+func resolve(base, ref string) (string, error) {
+	b, err := url.Parse(base)
+	if err != nil {
+		return "", fmt.Errorf("invalid url value")
+	}
+	u, err := b.Parse(ref)
+	if err != nil || u.Host == "" {
+		return "", fmt.Errorf("invalid url value")
+	}
+	switch u.Scheme {
+	case "ws":
+		u.Scheme = "http"
+	case "wss":
+		u.Scheme = "https"
+	case "http", "https":
+	default:
+		return "", fmt.Errorf("invalid url value")
+	}
+	return u.String(), nil
+}
+
+// metaJSON writes variables as a JSON object with sorted keys.
+func metaJSON(each func(yield func(name, value string))) string {
+	m := map[string]string{}
+	each(func(name, value string) { m[name] = value })
+	var b strings.Builder
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	_ = enc.Encode(m) // strings and a builder: it cannot fail
+	return strings.TrimSpace(b.String())
+}
