@@ -249,8 +249,7 @@ func (s *Stack) startHoldfast(o Options) error {
 		}
 	}
 	s.Config = filepath.Join(s.Dir, "holdfast.conf")
-	base := append(s.common(), [2]string{"runner/services", "connmgr,proxy,handler"})
-	if err := s.config(s.Config, base, o.Set); err != nil {
+	if err := s.config(s.Config, s.common(), o.Set); err != nil {
 		return err
 	}
 	return s.run("holdfast", filepath.Join(root, "scripts", "holdfast"), "--config="+s.Config, "--merge-output")
