@@ -1,16 +1,16 @@
 # The default target lists the others. Only Go is needed; test-race needs a C
 # compiler too, conformance-pushpin and bench-peers need Debian's packages.
 
-VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-PREFIX    ?= /usr/local
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+PREFIX     ?= /usr/local
 SYSCONFDIR ?= /etc
-DESTDIR   ?=
-FUZZTIME  ?= 30s
-COUNT     ?= 10
+DESTDIR    ?=
+FUZZTIME   ?= 30s
+COUNT      ?= 10
 
-PROGRAMS  := connmgr proxy handler zurl
-LDFLAGS   := -s -w -X github.com/holdfast/holdfast/cmd/internal/cli.version=$(VERSION)
-LINT      := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+PROGRAMS   := connmgr proxy handler zurl
+LDFLAGS    := -s -w -X github.com/holdfast/holdfast/cmd/internal/cli.version=$(VERSION)
+LINT       := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
 .PHONY: help
 help: ## list the targets
@@ -20,7 +20,7 @@ help: ## list the targets
 build: $(PROGRAMS:%=bin/%) ## build the four programs into bin/
 
 .PHONY: $(PROGRAMS:%=bin/%)
-bin/%:
+$(PROGRAMS:%=bin/%): bin/%:
 	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/$*
 
 .PHONY: run

@@ -246,8 +246,8 @@ unknown: holdfast.conf:2: runner.services: "gateway" is not a process: want conn
 no effect: holdfast.conf:6: proxy.workers: one proxy uses all processors; proxy.threads limits them
 no effect: holdfast.conf:2: runner.services: mongrel2 is not part of Holdfast; connmgr serves the client ports
 no effect: holdfast.conf:2: runner.services: m2adapter is not part of Holdfast; connmgr serves the client ports
-deprecated: holdfast.conf:3: runner.rundir: is now called global.rundir
-deprecated: holdfast.conf:11: handler.push_in_sub_spec: is now called handler.push_in_sub_specs
+renamed: holdfast.conf:3: runner.rundir: is now called global.rundir
+renamed: holdfast.conf:11: handler.push_in_sub_spec: is now called handler.push_in_sub_specs
 reads otherwise: holdfast.conf:7: proxy.sig_key: the semicolon is read as part of the value; Pushpin would cut the value there. Put the value in quotes if that is what you mean, or a blank before the semicolon if it begins a comment
 reads otherwise: holdfast.conf:8: proxy.sig_iss: the backslash is read as it stands; Pushpin would take it for an escape. Put the value in quotes and write \\ to have the same in both
 repeated: holdfast.conf:9: proxy.sig_key: is set again; line 7 no longer counts

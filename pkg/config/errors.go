@@ -40,8 +40,8 @@ const (
 	Unknown NoticeKind = iota
 	// NotActedOn: a key of Pushpin that has no effect here, with the reason.
 	NotActedOn
-	// Deprecated: the key works and has a better name.
-	Deprecated
+	// Renamed: the key works and has another name now.
+	Renamed
 	// Ambiguous: the line works and Pushpin would read it otherwise.
 	Ambiguous
 	// Repeated: the same key again; the last one counts.
@@ -51,7 +51,7 @@ const (
 )
 
 func (k NoticeKind) String() string {
-	return [...]string{"unknown", "no effect", "deprecated", "reads otherwise", "repeated", "unsafe"}[k]
+	return [...]string{"unknown", "no effect", "renamed", "reads otherwise", "repeated", "unsafe"}[k]
 }
 
 // Notice is something that does not stop a process but that its operator should

@@ -115,6 +115,8 @@ type Handler struct {
 	PushInHTTPPort            int           `key:"push_in_http_port" default:"5561" min:"-1" max:"65535" offset:"yes" doc:"Port of the control API. -1: none."`
 	PushInHTTPMaxHeadersSize  Bytes         `key:"push_in_http_max_headers_size" default:"10000" min:"256" max:"1M" doc:"Largest headers of a request to the control API."`
 	PushInHTTPMaxBodySize     Bytes         `key:"push_in_http_max_body_size" default:"1000000" min:"1" max:"256M" doc:"Largest body of a request to the control API."`
+	PushInHTTPMaxConns        int           `key:"push_in_http_max_connections" own:"yes" default:"128" min:"1" max:"100000" doc:"Connections that the control API serves at a time; more wait."`
+	PushInHTTPTimeout         time.Duration `key:"push_in_http_timeout" own:"yes" default:"30" unit:"s" min:"10ms" doc:"How long a connection to the control API may take for its request."`
 	StatsSpec                 string        `key:"stats_spec" default:"ipc://{rundir}/{ipc_prefix}stats" offset:"yes" doc:"Where to send statistics over ZeroMQ PUB. Empty: nowhere."`
 	CommandSpec               string        `key:"command_spec" default:"tcp://127.0.0.1:5563" offset:"yes" doc:"Where to take commands over ZeroMQ REQ/REP. Empty: nowhere."`
 	MessageRate               int           `key:"message_rate" default:"-1" min:"-1" doc:"Deliveries a second at most; -1: as fast as it goes. (Pushpin's example file says 2500.)"`

@@ -257,7 +257,7 @@ func (l *loader) aliases() {
 			now.items = append(slices.Clone(now.items), old.items...)
 			l.values[a.now] = now
 		}
-		l.note(Deprecated, old, a.old, "is now called "+a.now)
+		l.note(Renamed, old, a.old, "is now called "+a.now)
 	}
 }
 

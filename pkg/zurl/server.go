@@ -73,13 +73,12 @@ func (s *Server) Run(ctx context.Context) error {
 	var err error
 	select {
 	case err = <-failed:
-		failed <- nil // so that it can be received below
 		s.drain(0)
 	case <-ctx.Done():
 		s.drain(s.o.DrainTime)
+		stopBus()
+		err = <-failed
 	}
-	stopBus()
-	<-failed
 	s.clients.close()
 	return err
 }

@@ -160,8 +160,14 @@ func TestFetch(t *testing.T) {
 	got := r.do(frame.Fetch{
 		Method: "PATCH", URI: origin.URL + "/a//b/../c?q=%20", Body: []byte("body"),
 		Header: []frame.Field{
-			{Name: "x-a", Value: "1"}, {Name: "X-A", Value: "2"}, {Name: "Host", Value: "other"}, {Name: "Connection", Value: "X-Hop"},
-			{Name: "X-Hop", Value: "1"}, {Name: "Keep-Alive", Value: "1"}, {Name: "Expect", Value: "100-continue"}, {Name: "Content-Length", Value: "99"},
+			{Name: "x-a", Value: "1"},
+			{Name: "X-A", Value: "2"},
+			{Name: "Host", Value: "other"},
+			{Name: "Connection", Value: "X-Hop"},
+			{Name: "X-Hop", Value: "1"},
+			{Name: "Keep-Alive", Value: "1"},
+			{Name: "Expect", Value: "100-continue"},
+			{Name: "Content-Length", Value: "99"},
 		},
 	})
 	want := fmt.Sprintf(`PATCH /a//b/../c?q=%%20 %s "body" [] [1 2]`, strings.TrimPrefix(origin.URL, "http://"))
@@ -236,7 +242,7 @@ func TestTimeout(t *testing.T) {
 	release := make(chan struct{})
 	origin := serve(t, func(w http.ResponseWriter, req *http.Request) {
 		if req.URL.Path == "/body" {
-			w.WriteHeader(200)
+			w.WriteHeader(http.StatusOK)
 			_ = http.NewResponseController(w).Flush()
 		}
 		<-release
@@ -251,8 +257,7 @@ func TestRedirects(t *testing.T) {
 	other := serve(t, func(w http.ResponseWriter, req *http.Request) {
 		fmt.Fprintf(w, "sig=%s auth=%s a=%s", req.Header.Get("Grip-Sig"), req.Header.Get("Authorization"), req.Header.Get("A"))
 	})
-	var origin *httptest.Server
-	origin = serve(t, func(w http.ResponseWriter, req *http.Request) {
+	origin := serve(t, func(w http.ResponseWriter, req *http.Request) {
 		switch req.URL.Path {
 		case "/loop":
 			http.Redirect(w, req, "/loop", http.StatusFound)

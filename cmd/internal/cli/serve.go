@@ -143,7 +143,7 @@ func report(log *slog.Logger, p Program, cfg *config.Config) {
 				order = append(order, n.Text)
 			}
 			without[n.Text] = append(without[n.Text], n.Source)
-		case config.Deprecated, config.Repeated:
+		case config.Renamed, config.Repeated:
 			log.Info("configuration: " + n.String())
 		default:
 			log.Warn("configuration: " + n.String())

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/holdfast/holdfast/cmd/internal/cli"
+	"github.com/holdfast/holdfast/pkg/config"
+	"github.com/holdfast/holdfast/pkg/handler"
+)
+
+var program = cli.Program{
+	Kind:  "handler",
+	Short: "Take publications and deliver them to subscribers",
+	Flags: func(f *cli.Flags) {
+		f.Setting("port-offset", "global.port_offset", "`NUMBER` that is added to the ports of the publishing interfaces")
+	},
+	Runtime: func(c *config.Config) (config.Runtime, string) { return c.Handler.Runtime, c.Admin.Handler },
+	Grace:   func(*config.Config) time.Duration { return 5 * time.Second },
+	Pushpin: func(c *config.Config) (spec, prefix string) {
+		return c.Handler.PrometheusPort, c.Handler.PrometheusPrefix
+	},
+	New: func(e cli.Env) (cli.Server, error) {
+		o := options(e.Config)
+		o.Bus, o.Logger, o.Registerer = e.Bus, e.Logger, e.Registry
+		return handler.New(o)
+	},
+}
+
+// options translates the configuration.
+func options(c *config.Config) handler.Options {
+	h := c.Handler
+	o := handler.DefaultOptions()
+	o.MetricsPrefix = h.PrometheusPrefix
+	o.PushIn, o.PushInSub, o.PushInSubConnect = h.PushInSpec, h.PushInSubSpecs, h.PushInSubConnect
+	o.HTTPAddr = ""
+	if h.PushInHTTPPort >= 0 {
+		o.HTTPAddr = net.JoinHostPort(h.PushInHTTPAddr, strconv.Itoa(h.PushInHTTPPort))
+	}
+	o.HTTPMaxHeader, o.HTTPMaxBody = int(h.PushInHTTPMaxHeadersSize), int(h.PushInHTTPMaxBodySize)
+	o.HTTPMaxConns, o.HTTPTimeout = h.PushInHTTPMaxConns, h.PushInHTTPTimeout
+	o.Command, o.Stats, o.StatsJSON = h.CommandSpec, h.StatsSpec, h.StatsFormat == "json"
+	o.StatsSubscriptionTTL, o.StatsReportInterval = h.StatsSubscriptionTTL, h.StatsReportInterval
+	o.IPCFileMode = h.IPCFileMode.Perm
+	o.MessageRate, o.MessageHWM, o.MessageBlockSize = max(h.MessageRate, 0), max(h.MessageHWM, 0), max(h.MessageBlockSize, 0)
+	o.MessageWait, o.IDCacheTTL = h.MessageWait, h.IDCacheTTL
+	o.SubscriptionMax, o.SubscriptionLinger = h.ConnectionSubscriptionMax, h.SubscriptionLinger
+	o.UpdateOnFirstSubscription = h.UpdateOnFirstSubscription
+	return o
+}
