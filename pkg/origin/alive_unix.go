@@ -5,21 +5,28 @@ package origin
 import (
 	"errors"
 	"syscall"
-	"time"
 )
 
+// peek is what alive needs of a connection, made once: a closure for each call
+// would be an allocation for each request.
+type peek struct {
+	read func(fd uintptr) bool
+	err  error
+}
+
 // alive reports whether an idle connection is still open and silent. An origin
-// that closed it, or that speaks without being asked, has made it readable.
+// that closed it, or that sent more than it announced, has made it readable. The
+// next response must not begin with that.
 func (c *conn) alive() bool {
 	if c.raw == nil {
 		return true
 	}
-	_ = c.nc.SetReadDeadline(time.Time{}) // that of the last exchange may be over
-	var readErr error
-	err := c.raw.Read(func(fd uintptr) bool {
-		var b [1]byte
-		_, readErr = syscall.Read(int(fd), b[:])
-		return true // the descriptor does not block, and nothing is waited for
-	})
-	return err == nil && errors.Is(readErr, syscall.EAGAIN)
+	if c.read == nil {
+		c.read = func(fd uintptr) bool {
+			var b [1]byte
+			_, c.err = syscall.Read(int(fd), b[:])
+			return true // the descriptor does not block, and nothing is waited for
+		}
+	}
+	return c.raw.Read(c.read) == nil && errors.Is(c.err, syscall.EAGAIN)
 }

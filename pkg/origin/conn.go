@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -16,8 +17,9 @@ import (
 // conn is one connection to an origin. Whoever took it from the pool owns it.
 type conn struct {
 	nc  net.Conn
-	raw syscall.RawConn // below TLS; nil if there is none
 	b   *bucket
+	raw syscall.RawConn // below TLS; nil if there is none
+	peek
 
 	br     *bufio.Reader // nil while idle
 	reused bool
@@ -74,15 +76,25 @@ func (c *conn) release() {
 
 func (c *conn) expired(now time.Time) bool { return now.Sub(c.idleSince) >= c.keepFor }
 
-// usable reports whether an idle connection may carry another request. One that
-// rested for a while is looked at in any case: finding it closed then is cheaper
-// than a failed request.
-func (c *conn) usable(check bool) bool {
-	rested := time.Since(c.idleSince)
-	if rested >= c.keepFor {
+// usable reports whether an idle connection may carry another request.
+func (c *conn) usable() bool {
+	now := time.Now()
+	if c.expired(now) {
 		return false
 	}
-	return !check && rested < time.Second || c.alive()
+	if now.UnixNano()-c.touched.Load() > c.limit.Load() { // the deadline of its last exchange is over
+		_ = c.nc.SetReadDeadline(time.Time{})
+	}
+	return c.alive() && (c.b.tls == nil || c.silentTLS())
+}
+
+// silentTLS reports whether TLS holds no bytes that it has taken from the socket
+// already, where alive cannot see them.
+func (c *conn) silentTLS() bool {
+	_ = c.nc.SetReadDeadline(time.Unix(1, 0)) // nothing is waited for
+	n, err := c.nc.Read(make([]byte, 1))
+	_ = c.nc.SetReadDeadline(time.Time{})
+	return n == 0 && errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // dial makes a connection for which take was called. The context bounds all of

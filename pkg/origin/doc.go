@@ -14,8 +14,8 @@
 //	                                        sent; ends with the Response
 //
 // An idle connection has no goroutine and no buffers. Whether the origin has
-// closed it is looked at before it carries a request that could not be sent
-// twice, and found out from its failure otherwise.
+// closed it, or said something that nobody asked for, is looked at when it is
+// taken for a request.
 //
 // # Sending a request twice
 //

@@ -41,7 +41,6 @@ type bucket struct {
 type waiter struct {
 	b     *bucket
 	fresh bool // wants a new connection
-	check bool // wants to be sure of a used one
 	// ready gets one value: a connection, or nil for leave to make one. It is sent
 	// by whoever took the waiter off the list, with mu held; hence the room for
 	// one. Never closed.
@@ -96,9 +95,7 @@ func (p *Pool) Stats() Stats {
 }
 
 // get returns a connection that is idle or new; new for certain if fresh is set.
-// With check set a reused one is looked at first, for a request that could not
-// be sent twice.
-func (p *Pool) get(ctx context.Context, t Target, fresh, check bool) (*conn, error) {
+func (p *Pool) get(ctx context.Context, t Target, fresh bool) (*conn, error) {
 	p.mu.Lock()
 	for {
 		if p.closed {
@@ -108,14 +105,14 @@ func (p *Pool) get(ctx context.Context, t Target, fresh, check bool) (*conn, err
 		b := p.bucket(t)
 		n := len(b.idle)
 		if fresh || n == 0 {
-			return p.getNew(ctx, b, fresh, check)
+			return p.getNew(ctx, b, fresh)
 		}
 		c := b.idle[n-1]
 		b.idle[n-1] = nil
 		b.idle = b.idle[:n-1]
 		p.idle--
 		p.mu.Unlock()
-		if c.usable(check) {
+		if c.usable() {
 			c.reused = true
 			p.reused.Add(1)
 			return c, nil
@@ -127,7 +124,7 @@ func (p *Pool) get(ctx context.Context, t Target, fresh, check bool) (*conn, err
 
 // getNew makes a connection, after waiting for leave if need be. It is called
 // with mu held and returns without it.
-func (p *Pool) getNew(ctx context.Context, b *bucket, fresh, check bool) (*conn, error) {
+func (p *Pool) getNew(ctx context.Context, b *bucket, fresh bool) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.opt.ConnectTimeout)
 	defer cancel()
 	if len(p.waiters) == 0 && p.mayDial(b) {
@@ -136,7 +133,7 @@ func (p *Pool) getNew(ctx context.Context, b *bucket, fresh, check bool) (*conn,
 		return p.dial(ctx, b)
 	}
 
-	w := &waiter{b: b, fresh: fresh, check: check, ready: make(chan *conn, 1)}
+	w := &waiter{b: b, fresh: fresh, ready: make(chan *conn, 1)}
 	p.waiters = append(p.waiters, w)
 	b.waiting++
 	victim := p.unneeded(b)
@@ -166,9 +163,9 @@ func (p *Pool) granted(ctx context.Context, w *waiter, c *conn) (*conn, error) {
 	if c == nil {
 		return p.dial(ctx, w.b)
 	}
-	if !c.usable(w.check) {
+	if !c.usable() {
 		p.drop(c)
-		return p.get(ctx, w.b.target, w.fresh, w.check)
+		return p.get(ctx, w.b.target, w.fresh)
 	}
 	c.reused = true
 	p.reused.Add(1)

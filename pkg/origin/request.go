@@ -145,7 +145,7 @@ func (p *Pool) Do(ctx context.Context, t Target, r *Request) (*Response, error) 
 	}
 	fresh := r.Body != nil
 	for {
-		c, err := p.get(ctx, t, fresh, !r.idempotent())
+		c, err := p.get(ctx, t, fresh)
 		if err != nil {
 			r.closeBody()
 			return nil, err

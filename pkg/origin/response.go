@@ -63,6 +63,7 @@ func (r *Response) Close() error {
 	if !r.Head.Close && r.conn.br.Buffered() > 0 {
 		_ = r.conn.nc.SetReadDeadline(time.Unix(1, 0)) // nothing is waited for
 		if _, err := io.CopyN(io.Discard, &r.body, maxDrain); errors.Is(err, io.EOF) {
+			_ = r.conn.nc.SetReadDeadline(time.Time{})
 			r.finish()
 			return nil
 		}
@@ -168,7 +169,7 @@ func (l *lent) Close() error {
 // Dial returns a new connection to t, made by the rules of the pool and counted
 // in its bounds, for protocols other than HTTP.
 func (p *Pool) Dial(ctx context.Context, t Target) (net.Conn, error) {
-	c, err := p.get(ctx, t, true, false)
+	c, err := p.get(ctx, t, true)
 	if err != nil {
 		return nil, err
 	}
