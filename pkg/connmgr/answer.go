@@ -3,6 +3,7 @@ package connmgr
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"github.com/holdfast/holdfast/pkg/frame"
@@ -30,6 +31,11 @@ func (h *hold) published(f *frame.Deliver) []byte {
 		if !strings.HasPrefix(strings.ToLower(field.Name), "grip-") {
 			header = append(header, field)
 		}
+	}
+	if len(f.Expose) > 0 {
+		header = slices.DeleteFunc(header, func(field frame.Field) bool {
+			return !slices.ContainsFunc(f.Expose, func(name string) bool { return strings.EqualFold(name, field.Name) })
+		})
 	}
 	return h.answerBytes(answer{code: codeOr200(f.Code), reason: f.Reason, header: header, body: f.Body})
 }

@@ -40,8 +40,11 @@ type exch struct {
 	box    *exchange.Mailbox
 	window *exchange.Window // of the request body; nil if all of it was sent with the request
 
-	// Set from the moment a Hold was received, by the bus's goroutine.
+	// Set from the moment a Hold was received, by the bus's goroutine. It may
+	// have overtaken frames that the proxy sent before; they go to box until
+	// turn says that it is the hold's turn.
 	hold *hold
+	turn bool
 	// toBox says that body frames still belong to the initial body of the hold
 	// and go to the connection's goroutine.
 	toBox bool

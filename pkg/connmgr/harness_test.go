@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -79,6 +80,8 @@ type far struct {
 	once   sync.Once
 	cancel context.CancelFunc
 	done   chan struct{}
+	stash  []frame.Frame // taken from frames and not returned by next yet
+	tally  map[uint64]*frame.Outcome
 }
 
 // far starts an instance called name. What do does not deal with can be had
@@ -137,6 +140,12 @@ func (f *far) send(frames ...frame.Frame) {
 // next returns the next frame that has the type of want.
 func next[T frame.Frame](f *far) T {
 	f.t.Helper()
+	for i, got := range f.stash {
+		if v, ok := got.(T); ok {
+			f.stash = slices.Delete(f.stash, i, i+1)
+			return v
+		}
+	}
 	timeout := time.After(patience)
 	for {
 		select {
@@ -144,6 +153,7 @@ func next[T frame.Frame](f *far) T {
 			if v, ok := got.(T); ok {
 				return v
 			}
+			f.stash = append(f.stash, got)
 		case <-timeout:
 			var want T
 			f.t.Fatalf("%s got no %T", f.node.Name(), want)
@@ -266,24 +276,36 @@ func (h *far) stream(body string, groups ...string) frame.Hold {
 	return frame.Hold{Mode: frame.ModeStream, Code: 200, Reason: "OK", Body: []byte(body), Groups: groups, Record: []byte("rec")}
 }
 
-// outcomes adds up reports until a publication has n outcomes.
-func (h *far) outcome(pub uint64, n int) (delivered int, dropped map[frame.Reason]int) {
-	h.t.Helper()
-	dropped = make(map[frame.Reason]int)
-	for got := 0; got < n; {
-		for _, o := range next[*frame.Report](h).Outcomes {
-			if o.Pub != pub {
-				continue
-			}
-			delivered += int(o.Delivered)
-			got += int(o.Delivered)
+// outcome adds up reports until a publication has n outcomes.
+func (f *far) outcome(pub uint64, n int) (delivered int, dropped map[frame.Reason]int) {
+	f.t.Helper()
+	if f.tally == nil {
+		f.tally = make(map[uint64]*frame.Outcome)
+	}
+	for {
+		dropped = make(map[frame.Reason]int)
+		got := 0
+		if o := f.tally[pub]; o != nil {
+			delivered = int(o.Delivered)
+			got = delivered
 			for _, d := range o.Dropped {
 				dropped[d.Reason] += int(d.N)
 				got += int(d.N)
 			}
 		}
+		if got >= n {
+			return delivered, dropped
+		}
+		for _, o := range next[*frame.Report](f).Outcomes {
+			sum := f.tally[o.Pub]
+			if sum == nil {
+				sum = new(frame.Outcome)
+				f.tally[o.Pub] = sum
+			}
+			sum.Delivered += o.Delivered
+			sum.Dropped = append(sum.Dropped, o.Dropped...)
+		}
 	}
-	return delivered, dropped
 }
 
 func repeat(s string, n int) []byte { return bytes.Repeat([]byte(s), n) }

@@ -427,6 +427,9 @@ func (w *writer) cut(h *hold, reason frame.Reason) {
 		return
 	}
 	if !h.parked {
+		if h.cutting {
+			return
+		}
 		// The connection's goroutine may be writing. Closing the socket stops it,
 		// and it says jobFail then; or jobPark, if it has just finished.
 		w.leave(h)

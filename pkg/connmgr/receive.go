@@ -50,7 +50,7 @@ func (s *Server) PeerDown(p bus.Peer) {
 		x.mu.Lock()
 		if x.far == down {
 			x.far = nil
-			if x.hold == nil || x.toBox { // a hold as such goes on without its handler
+			if !x.turn || x.toBox { // a hold as such goes on without its handler
 				x.box.Close(errPeerLost)
 			}
 		}
@@ -99,6 +99,9 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 		x.mu.Unlock()
 		s.answerUnknown(p, f, id)
 		return
+	}
+	if hold, ok := f.(*frame.Hold); ok && x.hold == nil && seq >= x.inbox.Next() {
+		s.hold(p, x, hold)
 	}
 	err = x.inbox.Push(seq, f, func(f frame.Frame) { s.inOrder(p, x, f) })
 	waiting := x.inbox.Waiting()
@@ -150,20 +153,26 @@ func (s *Server) inOrder(p *peer, x *exch, f frame.Frame) {
 		}
 		return
 	case *frame.Hold:
-		s.hold(p, x, f)
+		if x.turn {
+			s.badFrame(p.Peer, "second hold of an exchange", "")
+			return
+		}
+		x.turn = true
+		x.toBox = f.More && f.Mode != frame.ModeResponse
+		x.box.Put(f)
 		return
 	case *frame.Body:
-		if x.hold == nil || x.toBox {
-			x.toBox = x.toBox && f.More
+		if x.toBox {
+			x.toBox = f.More
 			x.box.Put(f)
 			return
 		}
 	}
-	h := x.hold
-	if h == nil {
+	if !x.turn {
 		x.box.Put(f)
 		return
 	}
+	h := x.hold
 	j := job{kind: jobFrame, h: h, f: f}
 	if u, ok := f.(*frame.Update); ok {
 		j.groups = s.acquire(u.Groups, h.w)
@@ -175,22 +184,17 @@ func (s *Server) inOrder(p *peer, x *exch, f frame.Frame) {
 }
 
 // hold makes x a held exchange with p as its far end. Its groups count from here
-// on: publications that come later reach it.
+// on, even if its turn has not come: the handler sends publications as soon as
+// it has sent the hold. x.mu is held.
 func (s *Server) hold(p *peer, x *exch, f *frame.Hold) {
-	if x.hold != nil {
-		s.badFrame(p.Peer, "second hold of an exchange", "")
-		return
-	}
 	w := s.writers[x.id%uint64(len(s.writers))]
 	h := newHold(x, w, f, s.opt.Policy)
 	x.uncount()
 	x.far = p
 	x.hold = h
-	x.toBox = f.More && f.Mode != frame.ModeResponse
 	gs := s.acquire(f.Groups, w)
 	f.Groups = nil // the keys are those of the groups from now on
 	w.push(job{kind: jobHold, h: h, groups: gs})
-	x.box.Put(f)
 }
 
 func (s *Server) acquire(keys []string, w *writer) []*group {
