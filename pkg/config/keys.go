@@ -120,7 +120,7 @@ type Handler struct {
 	StatsSpec                 string        `key:"stats_spec" default:"ipc://{rundir}/{ipc_prefix}stats" offset:"yes" doc:"Where to send statistics over ZeroMQ PUB. Empty: nowhere."`
 	CommandSpec               string        `key:"command_spec" default:"tcp://127.0.0.1:5563" offset:"yes" doc:"Where to take commands over ZeroMQ REQ/REP. Empty: nowhere."`
 	MessageRate               int           `key:"message_rate" default:"-1" min:"-1" doc:"Deliveries a second at most; -1: as fast as it goes. (Pushpin's example file says 2500.)"`
-	MessageHWM                int           `key:"message_hwm" default:"-1" min:"-1" doc:"Deliveries that may wait for message_rate; more are dropped. -1: no limit. (Pushpin's example file says 25000.)"`
+	MessageHWM                int           `key:"message_hwm" default:"25000" min:"-1" doc:"Deliveries that may wait for message_rate, for each route; more are dropped. -1: no limit."`
 	MessageBlockSize          int           `key:"message_block_size" default:"-1" min:"-1" doc:"Size of a block, to count deliveries in blocks too. -1: do not."`
 	MessageWait               time.Duration `key:"message_wait" default:"5000" unit:"ms" min:"0s" doc:"How long a publication waits for the one that its prev-id names."`
 	IDCacheTTL                time.Duration `key:"id_cache_ttl" default:"60" unit:"s" min:"0s" doc:"How long a publication's id is remembered, so that a repeat is dropped. 0: not at all."`

@@ -37,8 +37,12 @@ func serve(ctx context.Context, p Program, cfg *config.Config, c *common) (err e
 
 	if p.Files != nil {
 		want := p.Files(cfg)
-		if have, err := daemon.RaiseFiles(want); err != nil || have < want {
-			log.Warn("too few open files allowed for runner.client_maxconn; raise the limit (ulimit -n, LimitNOFILE)", "have", have, "want", want, "err", err)
+		have, err := daemon.RaiseFiles(want)
+		switch {
+		case err != nil:
+			log.Warn("limit of open files", "err", err)
+		case have < want:
+			log.Warn("fewer open files are allowed than runner.client_maxconn needs; raise the limit (ulimit -n, LimitNOFILE)", "have", have, "want", want)
 		}
 	}
 	if err := os.MkdirAll(cfg.Global.RunDir, 0o700); err != nil {

@@ -1,0 +1,40 @@
+package main
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/holdfast/holdfast/pkg/config"
+	"github.com/holdfast/holdfast/pkg/zurl"
+)
+
+// Each default is written twice, for the file and for the package.
+func TestDefaults(t *testing.T) {
+	c, err := config.Load(config.Source{Lookup: []string{"none"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := options(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Policy.AllowsHost("169.254.169.254", 80) || !got.Policy.AllowsHost("1.1.1.1", 80) {
+		t.Error("the default policy lets requests in, or none out")
+	}
+	got.Policy = nil
+	if diff := cmp.Diff(zurl.DefaultOptions(), got, cmpopts.IgnoreUnexported(zurl.Options{})); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	c, err := config.Load(config.Source{Lookup: []string{"none"}, Set: []string{"zurl.deny=1/2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := options(c); err == nil {
+		t.Error("took a wrong pattern")
+	}
+}
