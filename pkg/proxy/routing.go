@@ -2,9 +2,8 @@ package proxy
 
 import (
 	"context"
-	"errors"
+	"crypto/sha256"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -156,14 +155,13 @@ func (s *Server) watch(ctx context.Context) {
 	)
 	for {
 		select {
-		case ev, ok := <-w.Events:
+		case _, ok := <-w.Events:
 			if !ok {
 				return
 			}
-			// Events for other names count if the file is another now: it may
-			// be a link whose target is what changed.
-			named := filepath.Base(ev.Name) == filepath.Base(s.opts.RoutesFile) && !ev.Op.Has(fsnotify.Chmod)
-			if settled == nil && (named || s.fingerprint() != loaded) {
+			// The name of the event does not matter: the file may be a link whose
+			// target is what changed.
+			if settled == nil && s.fingerprint() != loaded {
 				s.log.Info("routes file changed, reloading")
 				settled = s.opts.After(settle)
 			}
@@ -184,19 +182,25 @@ func (s *Server) watch(ctx context.Context) {
 	}
 }
 
-// fingerprint tells versions of the routes file apart.
+// fingerprint tells versions of the routes file apart. The content is part of it
+// because clocks of file systems are coarse, the time because touching the file
+// asks for a reload.
 type fingerprint struct {
-	size    int64
 	modTime time.Time
-	missing bool
+	content [sha256.Size]byte
 }
 
+// fingerprint returns the zero value if the file cannot be read.
 func (s *Server) fingerprint() fingerprint {
 	info, err := os.Stat(s.opts.RoutesFile)
 	if err != nil {
-		return fingerprint{missing: errors.Is(err, fs.ErrNotExist)}
+		return fingerprint{}
 	}
-	return fingerprint{size: info.Size(), modTime: info.ModTime()}
+	content, err := os.ReadFile(s.opts.RoutesFile)
+	if err != nil {
+		return fingerprint{}
+	}
+	return fingerprint{info.ModTime(), sha256.Sum256(content)}
 }
 
 // choose finds the rule for a request; nil if there is none.
