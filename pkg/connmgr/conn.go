@@ -197,6 +197,7 @@ func (c *conn) park(st *session, h *hold, sent int) {
 	}
 	c.s.putSession(st)
 	c.inExch = nil
+	h.x.unbox()
 	_ = c.sock.SetReadDeadline(time.Time{})
 	c.mu.Lock()
 	c.after, c.unwatched = afterUndecided, false

@@ -36,7 +36,8 @@ type exch struct {
 	gap     time.Time // when a gap was first seen; zero if there is none
 	closed  bool
 
-	// Set until the exchange is held, see relay.
+	// For relay; nil once the connection is parked. The connection's goroutine
+	// may read them without mu.
 	box    *exchange.Mailbox
 	window *exchange.Window // of the request body; nil if all of it was sent with the request
 
@@ -148,6 +149,28 @@ func (x *exch) uncount() {
 		x.proxy.open.Add(-1)
 		x.proxy = nil
 	}
+}
+
+// put hands a frame to the connection's goroutine, if that still wants any. x.mu
+// is held, as it is for fail.
+func (x *exch) put(f frame.Frame) {
+	if x.box != nil {
+		x.box.Put(f)
+	}
+}
+
+// fail ends the relaying of x.
+func (x *exch) fail(err error) {
+	if x.box != nil {
+		x.box.Close(err)
+	}
+}
+
+// unbox lets go of what only relay needs.
+func (x *exch) unbox() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.box, x.window = nil, nil
 }
 
 // letGo notes that the far end has given the exchange up and wants to hear

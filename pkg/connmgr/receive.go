@@ -51,7 +51,7 @@ func (s *Server) PeerDown(p bus.Peer) {
 		if x.far == down {
 			x.far = nil
 			if !x.turn || x.toBox { // a hold as such goes on without its handler
-				x.box.Close(errPeerLost)
+				x.fail(errPeerLost)
 			}
 		}
 		x.mu.Unlock()
@@ -159,17 +159,17 @@ func (s *Server) inOrder(p *peer, x *exch, f frame.Frame) {
 		}
 		x.turn = true
 		x.toBox = f.More && f.Mode != frame.ModeResponse
-		x.box.Put(f)
+		x.put(f)
 		return
 	case *frame.Body:
 		if x.toBox {
 			x.toBox = f.More
-			x.box.Put(f)
+			x.put(f)
 			return
 		}
 	}
 	if !x.turn {
-		x.box.Put(f)
+		x.put(f)
 		return
 	}
 	h := x.hold
@@ -179,7 +179,7 @@ func (s *Server) inOrder(p *peer, x *exch, f frame.Frame) {
 	}
 	h.w.push(j)
 	if _, ok := f.(*frame.Cancel); ok && x.toBox {
-		x.box.Put(f) // its goroutine waits for the rest of the body
+		x.put(f) // its goroutine waits for the rest of the body
 	}
 }
 

@@ -332,13 +332,12 @@ func (s *Server) endGaps(before time.Time) {
 // endGap ends an exchange of which a frame is missing.
 func (s *Server) endGap(x *exch) {
 	x.mu.Lock()
-	h := x.hold
-	x.mu.Unlock()
+	defer x.mu.Unlock()
 	s.log.Warn("exchange ended: a frame is missing", "exchange", x.id)
-	if h != nil {
+	if h := x.hold; h != nil {
 		h.w.push(job{kind: jobEnd, h: h, reason: frame.ReasonGap})
 	}
-	x.box.Close(errGap)
+	x.fail(errGap)
 }
 
 var _ bus.Receiver = (*Server)(nil)
