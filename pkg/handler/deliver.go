@@ -246,6 +246,9 @@ func (r *round) pass(sb *sub, body []byte, filtered bool) {
 			s.requestUpdate(h, true)
 		}
 		return
+	case r.f.Action == publish.Refresh && h.mode == frame.ModeWebSocket:
+		s.refresh(h)
+		return
 	case !isDelivery(r.f, h.mode):
 		return
 	}

@@ -79,7 +79,15 @@ func TestNotReady(t *testing.T) {
 	if got := r.raw("GET / HTTP/1.1\r\n\r\n"); !strings.HasSuffix(got, "Pushpin API\n") {
 		t.Errorf("got %q", got)
 	}
-	// One that goes away instead keeps nobody waiting.
+	// One that goes away instead, however late, keeps nobody waiting.
+	r.wait("the first second is over", func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return r.s.waited
+	})
+	if r.s.Ready() {
+		t.Fatal("ready without the records")
+	}
 	r.net.Kill("connmgr.0")
 	r.net.Resume("connmgr.0")
 	r.wait("the handler is ready", r.s.Ready)

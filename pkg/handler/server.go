@@ -50,6 +50,7 @@ type Server struct {
 	paced     map[uint64]pace
 	asks      []ask
 	ticks     int
+	waited    bool // for a first connmgr
 	isReady   bool
 	topics    topics // of the SUB socket; nil if there is none
 }
@@ -186,7 +187,8 @@ func (s *Server) tickLoop(ctx context.Context) error {
 			s.tick()
 		case <-started.C:
 			s.mu.Lock()
-			s.checkReady(len(s.peers) == 0)
+			s.waited = true
+			s.checkReady()
 			s.mu.Unlock()
 		case <-ctx.Done():
 			return nil
@@ -230,9 +232,9 @@ func (s *Server) rateLoop(ctx context.Context) error {
 }
 
 // checkReady opens the intakes when every connmgr that is up has sent its
-// records. alone says that there may be none.
-func (s *Server) checkReady(alone bool) {
-	if s.isReady || len(s.peers) == 0 && !alone {
+// records. That there is none counts only after a while.
+func (s *Server) checkReady() {
+	if s.isReady || len(s.peers) == 0 && !s.waited {
 		return
 	}
 	for _, p := range s.peers {
@@ -286,7 +288,7 @@ func (s *Server) PeerDown(p bus.Peer) {
 	case "connmgr":
 		if known := s.peers[p.Name]; known != nil && known.boot == p.Boot {
 			s.dropPeer(p.Name)
-			s.checkReady(false)
+			s.checkReady()
 		}
 	case "proxy":
 		s.expireFetches(s.now(), p.Name)
@@ -357,7 +359,7 @@ func (s *Server) fromConnmgr(from bus.Peer, f frame.Frame) {
 		}
 		if f.Done {
 			p.done = true
-			s.checkReady(false)
+			s.checkReady()
 		}
 	}
 }

@@ -1,0 +1,256 @@
+package handler
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/frame"
+)
+
+// origin lets the proxy answer fetches: a list for each URI, in turn, the last
+// for ever.
+func (r *rig) origin(answers map[string][]*frame.Fetched) {
+	r.proxy.mu.Lock()
+	defer r.proxy.mu.Unlock()
+	r.proxy.answer = func(f *frame.Fetch) *frame.Fetched {
+		list := answers[f.URI]
+		if len(list) == 0 {
+			return &frame.Fetched{Code: 404}
+		}
+		if len(list) > 1 {
+			answers[f.URI] = list[1:]
+		}
+		c := *list[0]
+		return &c
+	}
+}
+
+func answer(code uint16, body string, header ...string) *frame.Fetched {
+	f := &frame.Fetched{Code: code, Body: []byte(body)}
+	for _, h := range header {
+		name, value, _ := strings.Cut(h, ": ")
+		f.Header = append(f.Header, frame.Field{Name: name, Value: value})
+	}
+	return f
+}
+
+// fetches returns what was asked so far: method, URI, Grip-Last.
+func (r *rig) fetched() []string {
+	r.proxy.mu.Lock()
+	defer r.proxy.mu.Unlock()
+	var all []string
+	for _, f := range r.proxy.fetches {
+		s := f.Method + " " + f.URI
+		for _, h := range f.Header {
+			s += " [" + h.Name + ": " + h.Value + "]"
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+func (r *rig) expectFetches(want ...string) {
+	r.t.Helper()
+	r.wait(fmt.Sprintf("requests %q", want), func() bool { return len(r.fetched()) >= len(want) })
+	if got := r.fetched(); !slices.Equal(got, want) {
+		r.t.Errorf("requests:\ngot  %q\nwant %q", got, want)
+	}
+}
+
+func (r *rig) expectFinish(h *fakeHold, body string) {
+	r.t.Helper()
+	r.wait("the stream ends", func() (ok bool) {
+		r.conn.get(func() { ok = h.finish != nil })
+		return ok
+	})
+	if got := string(h.finish.Body); got != body {
+		r.t.Errorf("the stream ended with %q, want %q", got, body)
+	}
+}
+
+func next(uri string) func(*frame.Accept) {
+	return func(a *frame.Accept) {
+		a.Next = frame.Link{URI: "http://example.com" + uri, Millis: 120000}
+		a.Debug = true
+	}
+}
+
+func TestNextLinkChain(t *testing.T) {
+	r := newRig(t)
+	r.origin(map[string][]*frame.Fetched{
+		"http://example.com/2": {answer(200, "two\n", "Grip-Link: </3>; rel=next")},
+		"http://example.com/3": {answer(200, "three\n")},
+	})
+	h := r.holdWith(frame.ModeNone, next("/2"))
+	r.expectFinish(h, "three\n")
+	r.expect(h, "two\n")
+	r.expectFetches("GET http://example.com/2", "GET http://example.com/3")
+	if d, _ := r.balanced(); d != 0 {
+		t.Errorf("%d deliveries counted, bodies of next links are none", d)
+	}
+}
+
+func TestNextLinkRetries(t *testing.T) {
+	r := newRig(t)
+	r.origin(map[string][]*frame.Fetched{
+		"http://example.com/2": {answer(404, ""), answer(500, ""), answer(200, "ok\n")},
+	})
+	h := r.holdWith(frame.ModeNone, next("/2"))
+	for i := range 2 {
+		r.expectFetches(slices.Repeat([]string{"GET http://example.com/2"}, i+1)...)
+		r.clock.advance(5 * time.Second)
+	}
+	r.expectFinish(h, "ok\n")
+
+	dead := r.holdWith(frame.ModeNone, next("/dead"))
+	r.wait("it gives up", func() (ok bool) {
+		r.clock.advance(time.Second)
+		r.conn.get(func() { ok = dead.finish != nil })
+		return ok
+	})
+	r.expectFinish(dead, "\n\nFailed to retrieve next link.\n")
+	if n := len(r.fetched()) - 3; n != 6 {
+		t.Errorf("%d requests, want one and 5 retries", n)
+	}
+}
+
+func TestNextLinkAnswersWithResponseHold(t *testing.T) {
+	r := newRig(t)
+	r.origin(map[string][]*frame.Fetched{"http://example.com/2": {answer(200, "", "Grip-Hold: response", "Grip-Channel: a")}})
+	h := r.holdWith(frame.ModeNone, next("/2"))
+	r.expectFinish(h, "\n\nNext link returned non-stream hold.\n")
+}
+
+// A gap makes a stream fetch its next link; what was published meanwhile follows
+// where the link's position ends.
+func TestNextLinkAfterGap(t *testing.T) {
+	r := newRig(t)
+	r.origin(map[string][]*frame.Fetched{"http://example.com/n": {
+		answer(200, "2;3;", "Grip-Hold: stream", "Grip-Channel: c; prev-id=3", "Grip-Link: </n>; rel=next; timeout=30"),
+	}})
+	h := r.holdWith(frame.ModeStream, func(a *frame.Accept) { next("/n")(a); a.Prefix = "p-" }, frame.Channel{Name: "p-c", HasPrevID: true, PrevID: "0"})
+	item := func(id, prev string) string {
+		return fmt.Sprintf(`{"channel":"p-c","id":%q,"prev-id":%q,"http-stream":{"content":"%s;"}}`, id, prev, id)
+	}
+	r.publish(item("1", "0"))
+	r.expect(h, "1;")
+	r.publish(item("3", "2")) // 2 was lost: it waits in vain
+	r.flush()
+	r.clock.advance(6 * time.Second)
+	r.expectFetches("GET http://example.com/n [Grip-Last: c; last-id=1]")
+	r.expect(h, "1;", "2;3;")
+	r.publish(item("4", "3"))
+	r.expect(h, "1;", "2;3;", "4;")
+	// The record follows the position.
+	r.wait("the record is brought up to date", func() bool {
+		var rec []byte
+		r.conn.get(func() { rec = h.record })
+		f, err := frame.Decode(rec)
+		return err == nil && f.(*frame.Accept).Channels[0].PrevID == "4"
+	})
+	r.stop()
+	r.start()
+	r.publish(item("5", "4"))
+	r.expect(h, "1;", "2;3;", "4;", "5;")
+	r.balanced()
+}
+
+// While a stream waits for its next link, items wait for the stream.
+func TestNextLinkQueue(t *testing.T) {
+	r := newRig(t)
+	h := r.holdWith(frame.ModeStream, next("/n"), frame.Channel{Name: "c", HasPrevID: true, PrevID: "0"})
+	item := func(id, prev string) string {
+		return fmt.Sprintf(`{"channel":"c","id":%q,"prev-id":%q,"http-stream":{"content":"%s;"}}`, id, prev, id)
+	}
+	r.publish(`{"channel":"c","http-stream":{"action":"hint"},"no-seq":true,"prev-id":"0","id":"0"}`)
+	r.expectFetches("GET http://example.com/n [Grip-Last: c; last-id=0]")
+	r.publish(item("1", "0"), item("2", "1"), item("3", "2"))
+	r.flush()
+	r.expect(h)
+	var token uint64
+	r.proxy.mu.Lock()
+	token = r.proxy.fetches[0].Token
+	r.proxy.mu.Unlock()
+	a := answer(200, "caught up;", "Grip-Hold: stream", "Grip-Channel: c; prev-id=2", "Grip-Link: </n>; rel=next")
+	a.Token = token
+	if err := r.proxy.node.Send("handler.0", frame.Encode(a)); err != nil {
+		t.Fatal(err)
+	}
+	r.expect(h, "caught up;", "3;")
+	if _, dropped := r.balanced(); dropped != 2 {
+		t.Errorf("%d dropped, want the two that the link had", dropped)
+	}
+}
+
+// The timer of a next link is started anew by messages.
+func TestNextLinkTimer(t *testing.T) {
+	r := newRig(t)
+	h := r.holdWith(frame.ModeStream, next("/n"), ch("a"), ch("b"))
+	r.clock.advance(100 * time.Second)
+	r.publish(stream("a", "1"))
+	r.expect(h, "1") // not yet all channels
+	r.flush()
+	r.publish(stream("b", "2"))
+	r.expect(h, "1", "2")
+	r.clock.advance(100 * time.Second)
+	r.flush()
+	if got := r.fetched(); len(got) != 0 {
+		t.Fatalf("fetched too early: %q", got)
+	}
+	r.clock.advance(25 * time.Second)
+	r.expectFetches("GET http://example.com/n")
+}
+
+func TestGoneLink(t *testing.T) {
+	r := newRig(t)
+	gone := func(a *frame.Accept) { a.Gone = "http://example.com/gone" }
+	h := r.holdWith(frame.ModeStream, gone, ch("a"))
+	poll := r.holdWith(frame.ModeResponse, gone, ch("a"))
+	r.publish(`{"channel":"a","http-response":{"action":"hint"}}`)
+	r.wait("the poll is retried", func() (ok bool) {
+		r.conn.get(func() { ok = poll.retry != nil })
+		return ok
+	})
+	r.conn.leave(h)
+	r.expectFetches("POST http://example.com/gone") // not for the retry
+}
+
+func TestHTTPFilters(t *testing.T) {
+	r := newRig(t)
+	url := "http://example.com/check"
+	r.origin(map[string][]*frame.Fetched{url: {
+		answer(200, "one"), answer(200, "", "Action: drop"), answer(204, "ignored"), answer(500, ""), answer(200, "five"),
+	}})
+	h := r.holdWith(frame.ModeStream, func(a *frame.Accept) {
+		a.Meta = []frame.Field{{Name: "url", Value: "/check"}}
+	}, frame.Channel{Name: "a", Filters: []string{"http-modify"}})
+	var items []string
+	for i := range 5 {
+		items = append(items, fmt.Sprintf(`{"channel":"a","meta":{"n":"<%d>"},"http-stream":{"content":"%d"}}`, i, i))
+	}
+	r.publish(items...)
+	r.expect(h, "one", "2", "five")
+	if _, dropped := r.balanced(); dropped != 2 {
+		t.Errorf("%d dropped, want 2", dropped)
+	}
+	if got, want := r.fetched()[0], `POST http://example.com/check [Sub-Meta: {"url":"/check"}] [Pub-Meta: {"n":"<0>"}]`; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// A lost proxy is no reason to wait.
+func TestFetchWithoutProxy(t *testing.T) {
+	r := newRig(t)
+	h := r.holdWith(frame.ModeStream, func(a *frame.Accept) {
+		a.Meta = []frame.Field{{Name: "url", Value: "/check"}}
+		a.Debug = true
+	}, frame.Channel{Name: "a", Filters: []string{"http-check"}})
+	r.publish(stream("a", "x"))
+	r.wait("the filter asks", func() bool { return len(r.fetched()) == 1 })
+	r.net.Kill("proxy.0")
+	r.expectFinish(h, "\n\nfilter error: network request failed: disconnected\n")
+	r.balanced()
+}
