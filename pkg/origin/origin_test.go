@@ -369,7 +369,8 @@ func TestDoFailures(t *testing.T) {
 }
 
 func TestDoConnectFailures(t *testing.T) {
-	p := newPool(t, Options{ConnectTimeout: 200 * time.Millisecond})
+	t.Parallel()
+	p := newPool(t, Options{ConnectTimeout: 500 * time.Millisecond})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -398,6 +399,7 @@ func TestDoConnectFailures(t *testing.T) {
 }
 
 func TestDoTimeouts(t *testing.T) {
+	t.Parallel()
 	slow := listen(t, func(p *peer) {
 		head, _, _ := p.request()
 		if head.Path == "/body" {
@@ -405,7 +407,7 @@ func TestDoTimeouts(t *testing.T) {
 		}
 		_, _ = p.br.ReadByte()
 	})
-	p := newPool(t, Options{ResponseTimeout: 50 * time.Millisecond, IdleTimeout: 50 * time.Millisecond})
+	p := newPool(t, Options{ResponseTimeout: 300 * time.Millisecond, IdleTimeout: 300 * time.Millisecond})
 	if _, err := tryGet(p, slow); !errors.Is(err, ErrTimeout) || TryNext(err) {
 		t.Errorf("no response: got %v, want ErrTimeout that is not for the next target", err)
 	}
@@ -440,11 +442,12 @@ func TestDoTimeouts(t *testing.T) {
 
 // A stream that is slow but alive must outlive the time limits.
 func TestDoSlowStream(t *testing.T) {
-	const pieces = 8
+	t.Parallel()
+	const pieces = 25
 	target := listen(t, func(p *peer) {
 		p.request()
 		p.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-		tick := time.NewTicker(30 * time.Millisecond)
+		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
 		for range pieces {
 			<-tick.C
@@ -452,7 +455,7 @@ func TestDoSlowStream(t *testing.T) {
 		}
 		p.send("0\r\n\r\n")
 	})
-	p := newPool(t, Options{IdleTimeout: 150 * time.Millisecond})
+	p := newPool(t, Options{IdleTimeout: time.Second})
 	if got := get(t, p, target); len(got) != pieces {
 		t.Errorf("got %q, want %d pieces", got, pieces)
 	}
@@ -810,6 +813,7 @@ func TestHijack(t *testing.T) {
 	target := listen(t, func(p *peer) {
 		p.request()
 		p.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\n\r\nhello ")
+		<-time.After(60 * time.Millisecond) // longer than the deadlines that must be gone
 		_, _ = io.Copy(p, p.br)
 	})
 	p := newPool(t, Options{IdleTimeout: 20 * time.Millisecond})
@@ -962,7 +966,7 @@ func TestPoolWaitEnds(t *testing.T) {
 		<-hold
 		p.send(okResponse)
 	})
-	p := newPool(t, Options{MaxOpen: 1, ConnectTimeout: 50 * time.Millisecond})
+	p := newPool(t, Options{MaxOpen: 1, ConnectTimeout: 300 * time.Millisecond})
 	first := make(chan error, 1)
 	go func() {
 		_, err := tryGet(p, target)
