@@ -84,7 +84,7 @@ func instructCases() []*Case {
 		channelCase("G2", "Grip-Channel: a*; prev-id=7; filter=x, b*; filter=x; filter=y", []string{"a*", "b*"}, "a*; last-id=7"),
 		channelCase("G3", "Grip-Channel: a*; PREV-ID=7", []string{"a*"}, "a*; last-id=7"),
 		channelCase("G5", "Grip-Channel: a*; prev-id=1; prev-id=2", []string{"a*"}, "a*; last-id=1"),
-		channelCase("G6", `Grip-Channel: a*; prev-id="x\"yz w" ; filter=q`, []string{"a*"}, `a*; last-id=x"yz w`),
+		channelCase("G6", `Grip-Channel: a*; prev-id="x\y z" ; filter=q`, []string{"a*"}, `a*; last-id=xy z`),
 		channelCase("G7", `Grip-Channel: "a*,b"; prev-id=1`, []string{`"a*,b"`}, `"a*,b"; last-id=1`),
 		channelCase("G8", "Grip-Channel:   a* b ; prev-id = 7", []string{"a* b"}, "a* b; last-id=7"),
 		channelCase("G9", "Grip-Channel: a*=b; prev-id=1", []string{"a*=b"}, "a*=b; last-id=1"),
@@ -94,6 +94,19 @@ func instructCases() []*Case {
 		channelCase("G14-two", "Grip-Channel: b*; prev-id=2, a*; other=x; prev-id=3", []string{"a*", "b*"}, "a*; last-id=3\nb*; last-id=2"),
 		channelCase("G-same", "Grip-Channel: a*; prev-id=1, a*; prev-id=2", []string{"a*"}, "a*; last-id=2"),
 
+		{
+			ID: "G6-quote", Title: "a last-id that would not survive is quoted", Source: "GRIP section 11, Q22",
+			Pushpin: "wrong: ids are never quoted",
+			Run: func(t *T) {
+				ch := t.Ch("a")
+				t.Answers(hold("response", ch+`; prev-id="x\"y;z, w"`, "held\n"), reply("200 OK", plainText, "second\n"))
+				c := t.poll("/", ch)
+				t.Request()
+				t.Publish(item(ch, `"http-response":{"action":"hint"}`))
+				t.Equal("body", c.Read("GET").Body, "second\n")
+				t.Equal("Grip-Last", t.Request().Get("Grip-Last"), ch+`; last-id="x\"y;z, w"`)
+			},
+		},
 		{
 			ID: "G14-empty", Title: "prev-id= is there and empty", Source: "GRIP section 3.2", Debug: true,
 			Run: func(t *T) {

@@ -421,7 +421,7 @@ func proxyCases() []*Case {
 			Run: func(t *T) {
 				t.Always(head("200 OK", "X-Empty:\nX-A: 1\nContent-Length: 1") + "\r\nx")
 				r := t.Get("/")
-				t.Is(r, "HTTP/1.1 200 OK", "X-Empty:\nX-A: 1", "x")
+				t.Is(r, "HTTP/1.1 200 OK", "X-Empty: \nX-A: 1", "x")
 			},
 		},
 		{

@@ -105,8 +105,6 @@ func publishCases() []*Case {
 					`{"channel":"a","formats":{"http-stream":{"content":"x"}},"http-response":5}`,
 					`{"channel":"a","formats":{"foo":{}}}`,
 					`{"channel":"a","http-stream":{"action":"hint","content":5}}`,
-					`{"channel":"a","http-response":{"code":"abc","body":"x"}}`,
-					`{"channel":"a","http-response":{"code":true,"body":"x"}}`,
 					`{"channel":"a","ws-message":{"type":"ping"}}`,
 					`{"channel":"a","ws-message":{"content-bin":"AAE="}}`,
 					`{"channel":"a","ws-message":{"action":"close"}}`,
@@ -114,6 +112,16 @@ func publishCases() []*Case {
 					`{"channel":"","http-stream":{"content":"x"}}`,
 					`{"channel":"a","size":"abc","http-stream":{"content":"x"},"whatever":[1,{}]}`,
 				)
+			},
+		},
+		{
+			ID: "P13-zero", Title: "a code that would not be a status code is refused", Source: "GRIP section 11, Q25",
+			Pushpin: "wrong: sends the code 0",
+			Run: func(t *T) {
+				for _, code := range []string{`"abc"`, "true", "0", "99"} {
+					r := t.PostControl("/publish/", `{"items":[{"channel":"a","http-response":{"code":`+code+`,"body":"x"}}]}`)
+					t.controlError(r, "HTTP/1.1 400 Bad Request", "Invalid format: 'http-response' contains 'code' with invalid value\n")
+				}
 			},
 		},
 		{

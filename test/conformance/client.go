@@ -215,6 +215,9 @@ func (r *Response) Own() string {
 		case "connection", "keep-alive", "date", "server", "transfer-encoding", "content-length":
 			continue
 		}
+		if strings.HasSuffix(h, ":") { // the blank after it does not matter
+			h += " "
+		}
 		out = append(out, h)
 	}
 	return strings.Join(out, "\n")
