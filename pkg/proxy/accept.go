@@ -119,6 +119,7 @@ func (e *exch) streamThenObey(o *outgoing, resp *response, first []byte) error {
 		return e.fail(o, http.StatusInternalServerError, noService)
 	}
 	in, parseErr := grip.Parse(resp.code, resp.reason, resp.header, nil, o.uri())
+	e.jsonp = nil // a stream cannot be one call
 	h := grip.Expose(grip.Strip(slices.Clone(resp.header)), grip.List(resp.header, "Grip-Expose-Headers"))
 	head := &frame.Response{ID: e.x.ID, Code: uint16(code), Reason: reason, Header: e.crossOrigin(o, cleanHeader(h)), BodyLen: -1, More: true}
 	if err := e.begin(head); err != nil {
@@ -197,6 +198,10 @@ func (e *exch) accept(o *outgoing, in *grip.Instruct, headSent bool) *frame.Acce
 	}
 	for _, name := range o.target.Subs {
 		a.Channels = append(a.Channels, frame.Channel{Name: name, Implicit: true})
+	}
+	// A stream cannot be one call, so scripts get the cross-origin fields.
+	if e.jsonp != nil && in.Hold == frame.ModeResponse {
+		a.JSONP, a.JSONPMode, a.CORS = e.jsonp.callback, e.jsonp.mode(), false
 	}
 	if a.CORS {
 		for _, f := range e.req.Header {

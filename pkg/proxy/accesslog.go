@@ -14,7 +14,8 @@ import (
 
 // accessLine gathers what the access log says about an exchange.
 type accessLine struct {
-	uri     string // full, as the client asked for it
+	method  string // as the client asked for it
+	uri     string // full
 	rule    *rule  // nil if there was none
 	target  string // the last one tried
 	from    string
@@ -44,7 +45,7 @@ func (e *exch) logAccess() {
 		return
 	}
 	var b strings.Builder
-	b.WriteString(e.req.Method)
+	b.WriteString(l.method)
 	b.WriteByte(' ')
 	b.WriteString(l.uri)
 	if l.target != "" {

@@ -17,7 +17,6 @@ type exch struct {
 	// Set once.
 	s      *Server
 	x      frame.XID
-	req    *frame.Request
 	ctx    context.Context // of the exchange; ends when connmgr does not want it any more
 	cancel context.CancelCauseFunc
 	window *exchange.Window // of the response body
@@ -25,8 +24,9 @@ type exch struct {
 	answer chan handlerAnswer // buffer 1, for the one that is waited for; never closed
 
 	// Owned by the serving goroutine.
-	begun bool // the response has begun
+	req   *frame.Request
 	log   accessLine
+	jsonp *jsonp // nil if the response is not to be a script
 
 	sendMu sync.Mutex // held while a frame is sent, which may have to wait for room
 

@@ -90,11 +90,8 @@ func (e *exch) proxy() error {
 // if the client has its answer already.
 func (e *exch) prepare() (*outgoing, error) {
 	opts, r := &e.s.opts, e.req
-	o := &outgoing{tls: clientTLS(r.Scheme, r.Header, opts.AcceptXForwardedProtocol), host: r.Host, path: r.URI}
-	if o.host == "" {
-		o.host = "localhost"
-	}
-	e.log.uri = o.uri()
+	o := &outgoing{tls: clientTLS(r.Scheme, r.Header, opts.AcceptXForwardedProtocol), host: hostOf(r), path: r.URI}
+	e.log.method, e.log.uri = r.Method, o.uri()
 	if http1.Has(r.Header, "Pushpin-Check") {
 		return nil, e.respond(nil, http.StatusOK, nil, "Holdfast")
 	}
@@ -102,6 +99,11 @@ func (e *exch) prepare() (*outgoing, error) {
 		return nil, e.fail(nil, http.StatusBadGateway, "Route not found")
 	}
 	e.log.rule = o.rule
+	var err error
+	if r, e.jsonp, err = startJSONP(r, o.rule); err != nil {
+		return nil, e.fail(o, http.StatusBadRequest, err.Error())
+	}
+	e.req, o.path = r, r.URI
 	if sig, ok := http1.Get(r.Header, "Grip-Sig"); ok {
 		o.trusted = e.s.trusted.Verify(sig, opts.Now())
 	}
@@ -118,7 +120,6 @@ func (e *exch) prepare() (*outgoing, error) {
 	}
 	e.log.from = logicalAddress(r.Header, rules.forwardedFor, r.Peer)
 	if o.grip() {
-		var err error
 		if rules.sig, err = o.rule.signer.Sign(opts.Now()); err != nil {
 			return nil, fmt.Errorf("sign request: %w", err)
 		}
@@ -266,6 +267,14 @@ func (e *exch) respond(o *outgoing, code int, h []frame.Field, text string) erro
 // reply sends a whole response. Its header has Content-Length if that is to be
 // sent.
 func (e *exch) reply(o *outgoing, code int, reason string, h []frame.Field, body []byte) error {
+	if e.jsonp != nil {
+		var err error
+		if body, err = e.jsonp.wrapWhole(code, orStatusText(reason, code), h, body); err != nil {
+			return e.fail(o, http.StatusInternalServerError, err.Error())
+		}
+		h = append(wrappedHeader(h), frame.Field{Name: "Content-Length", Value: strconv.Itoa(len(body))})
+		code, reason = http.StatusOK, ""
+	}
 	f := &frame.Response{ID: e.x.ID, Code: uint16(code), Reason: reason, Header: e.crossOrigin(o, h), BodyLen: int64(len(body)), Body: body}
 	if bodiless(e.req.Method, code) {
 		f.Body = nil
@@ -275,13 +284,17 @@ func (e *exch) reply(o *outgoing, code int, reason string, h []frame.Field, body
 
 // begin sends the head of the response.
 func (e *exch) begin(f *frame.Response) error {
-	if f.Reason == "" {
-		f.Reason = http1.StatusText(int(f.Code))
-	}
-	e.begun = true
+	f.Reason = orStatusText(f.Reason, int(f.Code))
 	e.log.code, e.log.sent = int(f.Code), int64(len(f.Body))
 	e.s.metrics.response(int(f.Code))
 	return e.send(f)
+}
+
+func orStatusText(reason string, code int) string {
+	if reason == "" {
+		return http1.StatusText(code)
+	}
+	return reason
 }
 
 // crossOrigin adds the cross-origin fields if the route, or without one the
@@ -291,7 +304,7 @@ func (e *exch) crossOrigin(o *outgoing, h []frame.Field) []frame.Field {
 	if o != nil && o.rule != nil {
 		on = o.rule.cors
 	}
-	if !on {
+	if !on || e.jsonp != nil {
 		return h
 	}
 	return grip.AddCORS(h, e.req.Header)

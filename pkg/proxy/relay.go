@@ -3,6 +3,7 @@ package proxy
 import (
 	"errors"
 	"io"
+	"net/http"
 	"strconv"
 	"sync"
 
@@ -15,6 +16,9 @@ var buffers = sync.Pool{New: func() any { return new([frame.MaxBodyPart]byte) }}
 
 // relay passes a response on as it is.
 func (e *exch) relay(o *outgoing, resp *response) error {
+	if e.jsonp != nil {
+		return e.relayWrapped(o, resp)
+	}
 	head := &frame.Response{
 		ID: e.x.ID, Code: uint16(resp.code), Reason: resp.reason,
 		Header: e.crossOrigin(o, http1.RemoveHopByHop(resp.header)), BodyLen: max(resp.length, -1),
@@ -30,6 +34,23 @@ func (e *exch) relay(o *outgoing, resp *response) error {
 	buf := buffers.Get().(*[frame.MaxBodyPart]byte)
 	defer buffers.Put(buf)
 	return e.stream(resp.body, head, buf[:])
+}
+
+// relayWrapped passes a response on as a script.
+func (e *exch) relayWrapped(o *outgoing, resp *response) error {
+	h := http1.RemoveHopByHop(resp.header)
+	body := e.jsonp.wrap(resp.code, orStatusText(resp.reason, resp.code), h, resp.body)
+	switch err := body.fill(); {
+	case errors.Is(err, errNotText):
+		return e.fail(o, http.StatusInternalServerError, err.Error())
+	case err != nil && e.ctx.Err() == nil:
+		return e.failDebug(o, generic)
+	case err != nil:
+		return err
+	}
+	buf := buffers.Get().(*[frame.MaxBodyPart]byte)
+	defer buffers.Put(buf)
+	return e.stream(body, &frame.Response{ID: e.x.ID, Code: http.StatusOK, Header: wrappedHeader(h), BodyLen: -1}, buf[:])
 }
 
 // announced returns the length that a header announces, -1 if it does not.
