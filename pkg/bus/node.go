@@ -24,8 +24,9 @@ import (
 
 // PeerSpec names an instance that cannot be found in the run directory.
 type PeerSpec struct {
-	Name       string
-	Inbox, Pub string // specs
+	Name  string
+	Inbox string // spec
+	Pub   string // spec; without it nothing that the peer publishes is received
 }
 
 // Options says how a node is reached and how it finds others.
@@ -94,6 +95,7 @@ type Node struct {
 	r         Receiver
 	dec       *decoder
 	scanned   time.Time // mtime of Dir at the last scan
+	blind     bool      // the last scan failed
 	lastTick  time.Time
 	lastBeat  time.Time
 	ackTimer  *time.Timer
@@ -205,7 +207,7 @@ func (n *Node) bind() (err error) {
 			return fmt.Errorf("bus: peer name %q: want a kind and a number, such as proxy.0", s.Name)
 		}
 		for _, spec := range []string{s.Inbox, s.Pub} {
-			if _, _, err := parseSpec(spec); err != nil {
+			if _, _, err := parseSpec(spec); err != nil && (spec == s.Inbox || spec != "") {
 				return fmt.Errorf("bus: peer %s: %w", s.Name, err)
 			}
 		}
@@ -356,6 +358,9 @@ func (n *Node) stop() {
 	for _, p := range *n.peers.Load() {
 		p.mu.Lock()
 		p.byeDue = true
+		if p.up {
+			p.m.up.Dec()
+		}
 		p.signal()
 		p.mu.Unlock()
 		p.dialNow() // if it waits to dial, to see that it need not
@@ -787,19 +792,22 @@ func (n *Node) scan(now time.Time) {
 		return
 	}
 	fi, err := os.Stat(n.opt.Dir)
+	if err == nil && fi.ModTime().Equal(n.scanned) && now.Sub(n.scanned) > scanAgain {
+		return
+	}
+	var entries []fs.DirEntry
+	if err == nil {
+		n.scanned = fi.ModTime()
+		entries, err = os.ReadDir(n.opt.Dir)
+	}
 	if err != nil {
-		n.log.Warn("run directory", "err", err)
+		if !n.blind {
+			n.log.Warn("read run directory", "err", err)
+		}
+		n.blind = true
 		return
 	}
-	if fi.ModTime().Equal(n.scanned) && now.Sub(n.scanned) > scanAgain {
-		return
-	}
-	n.scanned = fi.ModTime()
-	entries, err := os.ReadDir(n.opt.Dir)
-	if err != nil {
-		n.log.Warn("run directory", "err", err)
-		return
-	}
+	n.blind = false
 	found := make(map[string]bool)
 	for _, entry := range entries {
 		name, ok := strings.CutSuffix(entry.Name(), inSuffix)

@@ -124,10 +124,10 @@ func tcpPair(t *testing.T, o bus.Options) (a, b *bus.Node, toA, toB *relay, reg 
 	reg = prometheus.NewRegistry()
 	toA, toB = newRelay(t), newRelay(t)
 	o.ListenInbox, o.ListenPub = "tcp://127.0.0.1:0", "tcp://127.0.0.1:0"
-	// PUB is not needed for a link to work; nobody listens at port 1.
-	o.Name, o.Peers = "handler.0", []bus.PeerSpec{{Name: "proxy.0", Inbox: toA.spec(), Pub: "tcp://127.0.0.1:1"}}
+	// PUB is not needed for a link to work.
+	o.Name, o.Peers = "handler.0", []bus.PeerSpec{{Name: "proxy.0", Inbox: toA.spec()}}
 	b = newNode(t, o)
-	o.Name, o.Peers = "proxy.0", []bus.PeerSpec{{Name: "handler.0", Inbox: toB.spec(), Pub: "tcp://127.0.0.1:1"}}
+	o.Name, o.Peers = "proxy.0", []bus.PeerSpec{{Name: "handler.0", Inbox: toB.spec()}}
 	o.Registerer = reg
 	a = newNode(t, o)
 	toA.lead(a)
@@ -137,7 +137,7 @@ func tcpPair(t *testing.T, o bus.Options) (a, b *bus.Node, toA, toB *relay, reg 
 
 func TestBrokenConnectionsLoseAndRepeatNothing(t *testing.T) {
 	t.Parallel()
-	const frames = 100_000
+	const atLeast = 100_000
 	a, b, toA, toB, reg := tcpPair(t, bus.Options{})
 	var ra bustest.Recorder
 	rb := echo{bus: b}
@@ -162,8 +162,10 @@ func TestBrokenConnectionsLoseAndRepeatNothing(t *testing.T) {
 			}
 		}
 	})
-	for i := range frames {
-		bustest.Eventually(t, "room in the queue", func() bool { return a.Send("handler.0", fmt.Appendf(nil, "%d", i)) == nil })
+	resent := func() bool { return metric(t, reg, "holdfast_bus_frames_resent_total") > 0 }
+	frames := 0
+	for ; frames < atLeast || frames%1000 != 0 || !resent(); frames++ {
+		bustest.Eventually(t, "room in the queue", func() bool { return a.Send("handler.0", fmt.Appendf(nil, "%d", frames)) == nil })
 	}
 	got := ra.WaitFrames(t, "handler.0", frames)
 	close(stop)
@@ -178,9 +180,6 @@ func TestBrokenConnectionsLoseAndRepeatNothing(t *testing.T) {
 	}
 	if n := downs(ra.Events()); n != 0 {
 		t.Errorf("%d PeerDown, want none", n)
-	}
-	if metric(t, reg, "holdfast_bus_frames_resent_total") == 0 {
-		t.Error("no frame was sent again: the test broke nothing")
 	}
 }
 
