@@ -147,6 +147,7 @@ func browse(t *testing.T, url string) *browser {
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
 		"--remote-debugging-port=0", "--user-data-dir="+dir, url)
 	cmd.Env = append(os.Environ(), "HOME="+dir)
+	cmd.Stderr = io.Discard // it complains about a desktop that is not there
 	begin(t, cmd)
 	deadline := time.Now().Add(30 * time.Second)
 	var addr string
@@ -239,8 +240,19 @@ func TestExampleSSEInBrowser(t *testing.T) {
 	// Its form works too.
 	b.eval(`document.getElementById('text').value = 'typed'; document.querySelector('button').click(); ''`)
 	b.shows(messages, "hello world|to the browser\nin two lines|typed")
-	// When the stream ends, the browser comes back and has missed nothing.
-	run(t, "pushpin-publish", "--spec", "http://"+s.Control, "--close", "room")
+	// When the stream ends, the browser comes back and has missed nothing. The
+	// close has to follow the last message, or it would be taken for a gap.
+	r := begin(t, command(t, "curl", "-sN", "http://"+s.HTTP+"/events"))
+	var last string
+	for range 3 {
+		last, _ = strings.CutPrefix(line(t, r), "id: ")
+		line(t, r)
+		line(t, r)
+	}
+	run(t, "pushpin-publish", "--spec", "http://"+s.Control, "--prev-id", last, "--close", "room")
+	if rest, err := io.ReadAll(r); err != nil || len(rest) > 0 {
+		t.Fatalf("after the close: %q, %v", rest, err)
+	}
 	post(t, s, "/messages", "meanwhile")
 	b.shows(messages, "hello world|to the browser\nin two lines|typed|meanwhile")
 }
