@@ -554,6 +554,7 @@ func (f *Accept) fields(c coder) {
 	c.header(&f.Request)
 	u8(c, &f.Policy)
 	c.header(&f.UserMeta)
+	c.str(&f.Base)
 }
 
 // Type implements Frame.
@@ -682,6 +683,7 @@ func (f *Fetch) fields(c coder) {
 	u8(c, &f.Redirects)
 	c.str(&f.ConnectHost)
 	c.str(&f.Route)
+	c.str(&f.Base)
 }
 
 // Type implements Frame.

@@ -165,6 +165,7 @@ type Accept struct {
 	Request    []Field // request header, for the automatic cross-origin fields
 	Policy     uint8   // what happens at a full backlog, see connmgr
 	UserMeta   []Field // reserved for lifecycle events
+	Base       string  // scheme and authority of URI, as it was before any next link was followed
 }
 
 // Policy is what connmgr does with a held connection whose client reads too
@@ -332,10 +333,13 @@ type Fetch struct {
 	Redirects   uint8  // how many to follow
 	ConnectHost string // connect here instead of to the URI's host
 	// Route is set in a Fetch that goes to a proxy, on behalf of a hold: the
-	// request takes that route if its path still fits it, else the usual way by
-	// host and path. The proxy adds what origins expect of it, such as Grip-Sig,
-	// and gives the response back as it is, instructs included.
+	// request takes that route if its path still fits it. The proxy adds what
+	// origins expect of it, such as Grip-Sig, and gives the response back as it
+	// is, instructs included.
 	Route string
+	// Base is Accept.Base of the hold. A URI elsewhere does not take Route: the
+	// request goes to the URI's own host, with the signature of Route.
+	Base string
 }
 
 // Fetched is the result of a Fetch. Condition is "" when a response arrived.

@@ -54,7 +54,7 @@ type fetch struct {
 func (s *Server) startFetch(purpose string, h *hold, a *frame.Accept, f *frame.Fetch, done func(*frame.Fetched)) {
 	s.lastFetch++
 	f.Token = s.lastFetch
-	f.Route = a.Route
+	f.Route, f.Base = a.Route, a.Base
 	timeout := time.Duration(f.Millis) * time.Millisecond
 	ft := &fetch{purpose: purpose, h: h, uri: f.URI, until: s.now().Add(timeout + time.Second), done: done}
 	proxies := s.opt.Bus.Peers("proxy")
