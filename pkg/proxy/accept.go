@@ -189,6 +189,9 @@ func (e *exch) accept(o *outgoing, in *grip.Instruct, headSent bool) *frame.Acce
 		Method: e.req.Method, URI: o.uri(), Peer: e.log.from, Route: r.ID, RouteNamed: r.Named, Prefix: r.Prefix,
 		SigIss: r.sigIss, SigKey: r.sigKey, Debug: r.debug, CORS: r.cors, Retry: e.req.Retry, Minor: e.req.Minor,
 	}
+	if a.Next.URI != "" || a.Gone != "" || len(a.Meta) > 0 { // filters may have a link in Meta
+		a.Base = scheme(o.tls) + "://" + o.host
+	}
 	if a.Reason == "" {
 		a.Reason = http1.StatusText(in.Code)
 	}

@@ -14,28 +14,25 @@ import (
 
 // accessLine gathers what the access log says about an exchange.
 type accessLine struct {
-	method  string // as the client asked for it
-	uri     string // full
-	rule    *rule  // nil if there was none
-	target  string // the last one tried
-	from    string
-	code    int
-	sent    int64 // body bytes
-	accept  bool  // handed to a handler
-	failed  bool
-	written bool
+	method string // as the client asked for it
+	uri    string // full
+	header []frame.Field
+	last   []frame.LastID // positions that a retry tells; else those of the header
+	retry  bool
+	rule   *rule  // nil if there was none
+	target string // the last one tried
+	from   string
+	code   int
+	sent   int64 // body bytes
+	accept bool  // handed to a handler
+	failed bool
 }
 
-// write logs the line, once. Its form is Pushpin's:
+// logAccess writes a line. Its form is Pushpin's:
 //
 //	METHOD URI[ -> TARGET][ from=ADDR][ ref=URL][ route=ID] OUTCOME[ retry][ ua=AGENT][ #CHANNEL=ID ...]
-func (e *exch) logAccess() {
-	l := &e.log
-	if l.written {
-		return
-	}
-	l.written = true
-	handler := e.s.log.Handler()
+func (s *Server) logAccess(l *accessLine) {
+	handler := s.log.Handler()
 	// A route's own level replaces that of the process.
 	if l.rule != nil && l.rule.HasLogLevel {
 		if l.rule.LogLevel < 2 {
@@ -52,10 +49,10 @@ func (e *exch) logAccess() {
 		b.WriteString(" -> ")
 		b.WriteString(l.target)
 	}
-	if e.s.opts.LogFrom && l.from != "" {
+	if s.opts.LogFrom && l.from != "" {
 		b.WriteString(" from=" + l.from)
 	}
-	if ref, _ := http1.Get(e.req.Header, "Referer"); ref != "" {
+	if ref, _ := http1.Get(l.header, "Referer"); ref != "" {
 		b.WriteString(" ref=" + encodeURI(ref))
 	}
 	if l.rule != nil && l.rule.Named {
@@ -69,27 +66,23 @@ func (e *exch) logAccess() {
 	default:
 		b.WriteString(" code=" + strconv.Itoa(l.code) + " " + strconv.FormatInt(l.sent, 10))
 	}
-	if e.req.Retry {
+	if l.retry {
 		b.WriteString(" retry")
 	}
-	if e.s.opts.LogUserAgent {
-		if ua, _ := http1.Get(e.req.Header, "User-Agent"); ua != "" {
+	if s.opts.LogUserAgent {
+		if ua, _ := http1.Get(l.header, "User-Agent"); ua != "" {
 			b.WriteString(" ua=" + ua)
 		}
 	}
-	for _, last := range e.lastIDs() {
-		b.WriteString(" #" + last.Channel + "=" + last.ID)
+	last := l.last
+	if len(last) == 0 {
+		last = grip.ParseLast(l.header)
 	}
-	r := slog.NewRecord(e.s.opts.Now(), slog.LevelInfo, b.String(), 0)
+	for _, id := range last {
+		b.WriteString(" #" + id.Channel + "=" + id.ID)
+	}
+	r := slog.NewRecord(s.opts.Now(), slog.LevelInfo, b.String(), 0)
 	_ = handler.Handle(context.Background(), r) // there is nobody to tell
-}
-
-// lastIDs returns the positions that the origin is told of.
-func (e *exch) lastIDs() []frame.LastID {
-	if len(e.req.Last) > 0 {
-		return e.req.Last
-	}
-	return grip.ParseLast(e.req.Header)
 }
 
 // encodeURI makes a client's text safe for a log line.

@@ -24,6 +24,7 @@ type headerRules struct {
 	origHeaders bool
 	needMark    []string
 	trusted     bool
+	internal    bool   // made on behalf of a hold: Grip-* fields are ours already
 	grip        bool   // the route speaks GRIP
 	sig         string // "" for none
 	last        []frame.LastID
@@ -59,7 +60,9 @@ func (r *headerRules) apply(h []frame.Field) []frame.Field {
 		out = join(out, "CDN-Loop", append(grip.List(out, "CDN-Loop"), r.cdnLoop))
 	}
 	if !r.trusted {
-		out = grip.Strip(out)
+		if !r.internal {
+			out = grip.Strip(out)
+		}
 		if r.grip {
 			if r.sig != "" {
 				out = append(out, frame.Field{Name: "Grip-Sig", Value: r.sig})

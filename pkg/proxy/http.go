@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -63,10 +64,8 @@ func scheme(tls bool) string {
 // sent; otherwise the exchange ends for that reason.
 func (e *exch) serveHTTP() error {
 	err := e.proxy()
-	if err != nil {
-		e.log.failed = true
-	}
-	e.logAccess()
+	e.log.failed = err != nil
+	e.s.logAccess(&e.log)
 	return err
 }
 
@@ -91,7 +90,7 @@ func (e *exch) proxy() error {
 func (e *exch) prepare() (*outgoing, error) {
 	opts, r := &e.s.opts, e.req
 	o := &outgoing{tls: clientTLS(r.Scheme, r.Header, opts.AcceptXForwardedProtocol), host: hostOf(r), path: r.URI}
-	e.log.method, e.log.uri = r.Method, o.uri()
+	e.log = accessLine{method: r.Method, uri: o.uri(), header: r.Header, last: r.Last, retry: r.Retry}
 	if http1.Has(r.Header, "Pushpin-Check") {
 		return nil, e.respond(nil, http.StatusOK, nil, "Holdfast")
 	}
@@ -164,7 +163,7 @@ func (e *exch) ask(o *outgoing) (*response, error) {
 				return nil, e.fail(o, http.StatusForbidden, "Client not allowed to send WebSocket events directly.")
 			}
 		}
-		resp, err := e.attempt(o, t)
+		resp, err := e.attempt(o)
 		if err == nil {
 			return resp, nil
 		}
@@ -195,28 +194,36 @@ func mediaType(contentType string) string {
 	return strings.ToLower(strings.TrimSpace(m))
 }
 
-func (e *exch) attempt(o *outgoing, t *route.Target) (*response, error) {
-	switch t.Kind {
+func (e *exch) attempt(o *outgoing) (*response, error) {
+	switch o.target.Kind {
 	case route.TargetTest:
-		return e.testOrigin(o)
+		n, err := e.body.size(maxTestRequest)
+		if err != nil {
+			return nil, err
+		}
+		return answerTest(o, n), nil
 	case route.TargetZHTTP:
 		return nil, errTargetKind
 	}
+	req := &origin.Request{Method: e.req.Method, BodyLen: e.req.BodyLen, First: e.req.Body}
+	if e.req.More {
+		req.Body, req.Trailer = e.body.reader(), e.body.Trailer
+	}
+	return e.s.ask(e.ctx, o, req)
+}
+
+// ask makes a request of the target that o names.
+func (s *Server) ask(ctx context.Context, o *outgoing, req *origin.Request) (*response, error) {
+	t := o.target
 	host := o.host
 	if t.URIHost != "" {
 		host = t.URIHost
 	}
 	name, host := splitHost(host, t.TLS)
-	req := &origin.Request{
-		Method: e.req.Method, URI: o.path, Header: setHost(slices.Clone(o.header), host),
-		BodyLen: e.req.BodyLen, First: e.req.Body,
-	}
-	if e.req.More {
-		req.Body, req.Trailer = e.body.reader(), e.body.Trailer
-	}
-	start := e.s.opts.Now()
-	resp, err := e.s.origins.Do(e.ctx, target(t, name), req)
-	e.s.metrics.attempt(t.Name, e.s.opts.Now().Sub(start), err)
+	req.URI, req.Header = o.path, setHost(slices.Clone(o.header), host)
+	start := s.opts.Now()
+	resp, err := s.origins.Do(ctx, target(t, name), req)
+	s.metrics.attempt(t.Name, s.opts.Now().Sub(start), err)
 	if err != nil {
 		return nil, err
 	}

@@ -22,6 +22,7 @@ type metrics struct {
 	attempts  *prometheus.CounterVec   // at origins, by target and result
 	latency   *prometheus.HistogramVec // until the head of the response, by target
 	handOver  *prometheus.CounterVec   // by result
+	fetches   *prometheus.CounterVec   // requests on behalf of holds, by result
 	routes    prometheus.Gauge
 	reloads   *prometheus.CounterVec // by result
 	blocked   prometheus.Counter     // sends that had to wait for the bus
@@ -63,6 +64,7 @@ func newMetrics(r prometheus.Registerer, pushpinPrefix string) (*metrics, error)
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
 		}, []string{"target"}),
 		handOver:  counters("hand_overs_total", "Exchanges offered to handlers, by result.", "result"),
+		fetches:   counters("fetches_total", "Requests made on behalf of holds, by result.", "result"),
 		routes:    gauge("routes", "Routes in force."),
 		reloads:   counters("routes_reloads_total", "Times the routes file was read, by result.", "result"),
 		blocked:   counter("bus_waits_total", "Frames that had to wait because the queue to their peer was full."),
@@ -73,7 +75,7 @@ func newMetrics(r prometheus.Registerer, pushpinPrefix string) (*metrics, error)
 		return m, nil
 	}
 	for _, c := range []prometheus.Collector{
-		m.received, m.open, m.responses, m.ended, m.attempts, m.latency, m.handOver, m.routes, m.reloads, m.blocked, m.malformed, m.panics,
+		m.received, m.open, m.responses, m.ended, m.attempts, m.latency, m.handOver, m.fetches, m.routes, m.reloads, m.blocked, m.malformed, m.panics,
 	} {
 		if err := r.Register(c); err != nil {
 			return nil, err

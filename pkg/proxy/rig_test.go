@@ -318,11 +318,12 @@ func (r *rig) get(uri string, header ...string) *result {
 type fakeHandler struct {
 	node    *bustest.Node
 	accepts chan *frame.Accept // what it was offered
+	fetched chan *frame.Fetched
 	answer  func(*frame.Accept) *frame.Accepted
 }
 
 func newHandler(r *rig, name string) *fakeHandler {
-	h := &fakeHandler{node: r.net.Node(name), accepts: make(chan *frame.Accept, 100)}
+	h := &fakeHandler{node: r.net.Node(name), accepts: make(chan *frame.Accept, 100), fetched: make(chan *frame.Fetched, 100)}
 	h.answer = func(a *frame.Accept) *frame.Accepted { return &frame.Accepted{X: a.X, OK: true} }
 	r.runNode(h.node, h)
 	waitPeer(r.t, h.node, "proxy", 1)
@@ -334,12 +335,15 @@ func (h *fakeHandler) PeerUp(bus.Peer)                    {}
 func (h *fakeHandler) PeerDown(bus.Peer)                  {}
 func (h *fakeHandler) Broadcast(bus.Peer, string, []byte) {}
 func (h *fakeHandler) Receive(from bus.Peer, b []byte) {
-	f, err := frame.Decode(b)
-	if a, ok := f.(*frame.Accept); err == nil && ok {
-		h.accepts <- a
-		if answer := h.answer(a); answer != nil {
+	f, _ := frame.Decode(b)
+	switch f := f.(type) {
+	case *frame.Accept:
+		h.accepts <- f
+		if answer := h.answer(f); answer != nil {
 			_ = h.node.Send(from.Name, frame.Encode(answer))
 		}
+	case *frame.Fetched:
+		h.fetched <- f
 	}
 }
 

@@ -37,6 +37,9 @@ type Server struct {
 	mu        sync.Mutex
 	exchanges map[frame.XID]*exch
 	handlers  chan struct{} // closed and replaced when handlers come or go
+	fetches   map[string]*fetch
+	// fetchCount numbers requests that cannot be shared.
+	fetchCount uint64
 }
 
 // errShutdown is why exchanges end that are still open when the proxy stops.
@@ -59,6 +62,7 @@ func New(opts Options) (*Server, error) {
 		changed:   make(chan struct{}, 1),
 		exchanges: make(map[frame.XID]*exch),
 		handlers:  make(chan struct{}),
+		fetches:   make(map[string]*fetch),
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -171,6 +175,8 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 		s.forward(from, f.ID, f.Seq, f)
 	case *frame.Message:
 		s.forward(from, f.ID, f.Seq, f)
+	case *frame.Fetch:
+		s.startFetch(from, f)
 	case *frame.Accepted:
 		if e := s.find(f.X); e != nil {
 			e.accepted(from, f)
@@ -194,6 +200,9 @@ func (s *Server) PeerDown(p bus.Peer) {
 	switch p.Kind() {
 	case "handler":
 		s.handlersChanged()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.leaveFetches(p)
 	case "connmgr":
 		s.mu.Lock()
 		defer s.mu.Unlock()

@@ -15,15 +15,11 @@ import (
 // maxTestRequest is the largest request body that the test origin takes.
 const maxTestRequest = 100_000
 
-// testOrigin is the target "test". It lets a first run show something without
+// answerTest is the target "test". It lets a first run show something without
 // any backend.
-func (e *exch) testOrigin(o *outgoing) (*response, error) {
-	n, err := e.body.size(maxTestRequest)
-	if err != nil {
-		return nil, err
-	}
-	if n > maxTestRequest {
-		return testResponse(http.StatusBadRequest, "", nil, "request too large\n"), nil
+func answerTest(o *outgoing, bodySize int64) *response {
+	if bodySize > maxTestRequest {
+		return testResponse(http.StatusBadRequest, "", nil, "request too large\n")
 	}
 	path, query, _ := strings.Cut(o.path, "?")
 	if rest, ok := strings.CutPrefix(path, strings.TrimSuffix(o.rule.PathBeg, "/")); ok {
@@ -35,13 +31,13 @@ func (e *exch) testOrigin(o *outgoing) (*response, error) {
 	}
 	switch path {
 	case "/":
-		return testResponse(http.StatusOK, "", nil, "Hello from the Holdfast test handler!\n"), nil
+		return testResponse(http.StatusOK, "", nil, "Hello from the Holdfast test handler!\n")
 	case "/response":
-		return testResponse(http.StatusOK, "response", testChannels(query), "nothing for now\n"), nil
+		return testResponse(http.StatusOK, "response", testChannels(query), "nothing for now\n")
 	case "/stream":
-		return testResponse(http.StatusOK, "stream", testChannels(query), "[stream opened]\n"), nil
+		return testResponse(http.StatusOK, "stream", testChannels(query), "[stream opened]\n")
 	}
-	return testResponse(http.StatusNotFound, "", nil, "no such test resource\n"), nil
+	return testResponse(http.StatusNotFound, "", nil, "no such test resource\n")
 }
 
 // testChannels returns the channels that a query names.

@@ -9,6 +9,6 @@ func (e *exch) serveWebSocket() error {
 		err = e.fail(o, http.StatusNotImplemented, "WebSockets are not supported on this route.")
 	}
 	e.log.failed = err != nil
-	e.logAccess()
+	e.s.logAccess(&e.log)
 	return err
 }
