@@ -79,7 +79,7 @@ func (s *Server) runCommand(method string, args map[string]any) (value any, cond
 		}
 		return nil, "", items
 	case "recover":
-		s.recover()
+		s.recoverAll()
 		return nil, "", nil
 	case "refresh":
 		return nil, s.refreshCommand(args), nil

@@ -205,7 +205,15 @@ func TestAcceptRepeatedAndRefused(t *testing.T) {
 	}
 	_, stranger := r.offer(frame.ModeStream, ch("a"))
 	stranger.X.Boot = 4711
-	go func() { r.clock.advance(time.Minute) }()
+	if err := r.proxy.node.Send("handler.0", frame.Encode(stranger)); err != nil {
+		t.Fatal(err)
+	}
+	r.wait("it waits for its connmgr", func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return len(r.s.parked) == 1
+	})
+	r.clock.advance(time.Minute)
 	if got := r.hand(stranger); got.OK || got.Code != "service-unavailable" {
 		t.Errorf("unknown connmgr: got %+v", got)
 	}

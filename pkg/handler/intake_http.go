@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/grip"
 	"github.com/holdfast/holdfast/pkg/publish"
@@ -23,24 +25,26 @@ import (
 // a publish is small, so that what a general server does around it would be most
 // of its cost, and because texts and order of checks are part of the contract.
 
-// conns is the open connections of the control API.
+// conns is the open connections of the control API, with the time until which
+// each may take. A deadline on the connection itself would cost two timers for
+// each publish.
 type conns struct {
 	mu   sync.Mutex
-	open map[net.Conn]bool
+	open map[net.Conn]time.Time
 	shut bool
 }
 
-// add reports whether c may be served.
-func (c *conns) add(conn net.Conn) bool {
+// add reports whether conn may be served.
+func (c *conns) add(conn net.Conn, until time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.shut {
 		return false
 	}
 	if c.open == nil {
-		c.open = make(map[net.Conn]bool)
+		c.open = make(map[net.Conn]time.Time)
 	}
-	c.open[conn] = true
+	c.open[conn] = until
 	return true
 }
 
@@ -50,63 +54,63 @@ func (c *conns) remove(conn net.Conn) {
 	delete(c.open, conn)
 }
 
-// closeAll ends what is open and whatever comes later.
+// expire closes what took too long. The goroutine that serves it ends by that.
+func (c *conns) expire(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn, until := range c.open {
+		if !now.Before(until) {
+			_ = conn.Close()
+		}
+	}
+}
+
+// closeAll closes what is open, and whatever comes later.
 func (c *conns) closeAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.shut = true
 	for conn := range c.open {
-		_ = conn.Close() // its goroutine ends by that
+		_ = conn.Close()
 	}
 }
 
 // serveHTTP serves the control API until ctx ends. Options.HTTPMaxConns workers
-// each accept and serve one connection at a time; more wait in the listener.
+// each accept a connection and serve it before they accept the next, so more
+// than that wait in the listener, and no publish costs a new goroutine.
 func (s *Server) serveHTTP(ctx context.Context) error {
+	s.log.Info("control API is listening", "addr", s.listener.Addr().String())
+	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() {
 		_ = s.listener.Close()
 		s.conns.closeAll()
 	})
 	defer stop()
-	s.log.Info("control API is listening", "addr", s.listener.Addr().String())
-	// One goroutine accepts and hands over: as many as there may be connections
-	// would all sit in Accept.
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	room := make(chan struct{}, s.opt.HTTPMaxConns)
+	for range s.opt.HTTPMaxConns {
+		g.Go(func() error { return s.acceptLoop(ctx) })
+	}
+	return g.Wait()
+}
+
+func (s *Server) acceptLoop(ctx context.Context) error {
 	for {
-		select {
-		case room <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
 		conn, err := s.listener.Accept()
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			if !isTemporary(err) {
-				return err
-			}
-			// Out of descriptors, most likely. Others have to give some back first.
+		switch {
+		case err == nil:
+			s.serveConn(conn)
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return err
+		default:
+			// Out of descriptors, most likely: others have to give some back.
 			s.log.Error("control API cannot accept", "err", err)
 			select {
 			case <-time.After(100 * time.Millisecond):
 			case <-ctx.Done():
 			}
-			<-room
-			continue
 		}
-		wg.Go(func() {
-			defer func() { <-room }()
-			s.serveConn(conn)
-		})
 	}
-}
-
-func isTemporary(err error) bool {
-	var ne *net.OpError
-	return errors.As(err, &ne) && !errors.Is(err, net.ErrClosed)
 }
 
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) }}
@@ -114,14 +118,13 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) 
 // serveConn serves the one request of a connection.
 func (s *Server) serveConn(conn net.Conn) {
 	defer conn.Close()
-	if !s.conns.add(conn) {
+	if !s.conns.add(conn, time.Now().Add(s.opt.HTTPTimeout)) {
 		return
 	}
 	defer s.conns.remove(conn)
 	s.metrics.controlConns.Inc()
 	defer s.metrics.controlConns.Dec()
-	_ = conn.SetDeadline(time.Now().Add(s.opt.HTTPTimeout)) // a connection that is closed fails later
-	br := readers.Get().(*bufio.Reader)
+	br, _ := readers.Get().(*bufio.Reader)
 	br.Reset(conn)
 	defer func() { br.Reset(nil); readers.Put(br) }()
 
@@ -136,15 +139,14 @@ func (s *Server) serveConn(conn net.Conn) {
 	} else {
 		s.metrics.invalid[intakeHTTP].Inc()
 	}
-	if _, err := conn.Write(res.bytes(&req)); err != nil && len(items) == 0 {
-		return
-	}
+	// Whether the client still waits for the answer or not: it has published.
+	_, _ = conn.Write(res.bytes(&req))
 	s.logControl(&req, res, items)
 	if len(items) > 0 {
 		// After the answer: a publish says nothing about its deliveries.
 		s.publish(intakeHTTP, items...)
 	}
-	if len(req.left) > 0 || br.Buffered() > 0 {
+	if req.unread || br.Buffered() > 0 {
 		lingeringClose(conn)
 	}
 }
@@ -173,14 +175,26 @@ func (s *Server) logControl(req *request, res *response, items []*publish.Item) 
 // request is a request to the control API.
 type request struct {
 	version, method, uri string
-	header               []frame.Field
+	header               []frame.Field // those of known, under these names
 	body                 []byte
-	left                 string // not empty if bytes of the request were not read
+	unread               bool // bytes of the request were not read
 }
 
+// known are the header fields that mean something here.
+var known = []string{"Content-Length", "Transfer-Encoding", "Expect", "Accept"}
+
+func (r *request) add(name, value []byte) {
+	for _, k := range known {
+		if len(name) == len(k) && strings.EqualFold(string(name), k) {
+			r.header = append(r.header, frame.Field{Name: k, Value: string(bytes.TrimSpace(value))})
+		}
+	}
+}
+
+// get returns the first value of a known field, and how many there are.
 func (r *request) get(name string) (value string, n int) {
 	for _, f := range r.header {
-		if strings.EqualFold(f.Name, name) {
+		if f.Name == name {
 			if n == 0 {
 				value = f.Value
 			}
@@ -208,18 +222,26 @@ func badRequest(text string) *response { return &response{code: 400, body: text 
 
 func (r *response) bytes(req *request) []byte {
 	b := make([]byte, 0, 160+len(r.body))
-	b = fmt.Appendf(b, "%s %d %s\r\n", req.version, r.code, statusText[r.code])
+	b = append(b, req.version...)
+	b = append(b, ' ')
+	b = strconv.AppendInt(b, int64(r.code), 10)
+	b = append(b, ' ')
+	b = append(b, statusText[r.code]...)
+	b = append(b, "\r\n"...)
 	if r.allow {
 		b = append(b, "Allow: POST\r\n"...)
 	}
 	if r.retry {
 		b = append(b, "Retry-After: 1\r\n"...)
 	}
-	contentType := "text/plain"
 	if r.isJSON {
-		contentType = "application/json"
+		b = append(b, "Content-Type: application/json\r\n"...)
+	} else {
+		b = append(b, "Content-Type: text/plain\r\n"...)
 	}
-	b = fmt.Appendf(b, "Content-Type: %s\r\nConnection: close\r\nContent-Length: %d\r\n\r\n", contentType, len(r.body))
+	b = append(b, "Connection: close\r\nContent-Length: "...)
+	b = strconv.AppendInt(b, int64(len(r.body)), 10)
+	b = append(b, "\r\n\r\n"...)
 	if req.method == "HEAD" {
 		return b
 	}
@@ -229,54 +251,32 @@ func (r *response) bytes(req *request) []byte {
 // readRequest reads the request, or returns what to answer to one that is not
 // right. An error means that there is nobody to answer.
 func (s *Server) readRequest(br *bufio.Reader, w io.Writer, req *request) (*response, error) {
-	req.left = "header"
-	size := 0
-	line := func() (string, *response, error) {
-		var long []byte
-		for {
-			part, err := br.ReadSlice('\n')
-			if size += len(part); size >= s.opt.HTTPMaxHeader {
-				return "", badRequest("Request header too large."), nil
-			}
-			if err == nil {
-				part = bytes.TrimSuffix(part[:len(part)-1], []byte("\r"))
-				if long == nil {
-					return string(part), nil, nil
-				}
-				return string(bytes.TrimSuffix(append(long, part...), []byte("\r"))), nil, nil
-			}
-			if !errors.Is(err, bufio.ErrBufferFull) {
-				return "", nil, err
-			}
-			long = append(long, part...)
-		}
-	}
+	req.unread = true
+	lines := lineReader{br: br, left: s.opt.HTTPMaxHeader}
 	malformed := badRequest("Failed to parse request header.")
-	first, res, err := line()
+	first, res, err := lines.next()
 	if res != nil || err != nil {
 		return res, err
 	}
-	parts := strings.Split(first, " ")
-	if len(parts) != 3 || parts[0] == "" || parts[1] == "" {
+	method, rest, ok1 := strings.Cut(string(first), " ")
+	uri, version, ok2 := strings.Cut(rest, " ")
+	if !ok1 || !ok2 || method == "" || uri == "" || version != "HTTP/1.0" && version != "HTTP/1.1" {
 		return malformed, nil
 	}
-	if parts[2] != "HTTP/1.0" && parts[2] != "HTTP/1.1" {
-		return malformed, nil
-	}
-	req.method, req.uri, req.version = parts[0], parts[1], parts[2]
+	req.method, req.uri, req.version = method, uri, version
 	for {
-		text, res, err := line()
+		line, res, err := lines.next()
 		if res != nil || err != nil {
 			return res, err
 		}
-		if text == "" {
+		if len(line) == 0 {
 			break
 		}
-		name, value, ok := strings.Cut(text, ":")
-		if !ok || name == "" {
+		name, value, ok := bytes.Cut(line, []byte(":"))
+		if !ok || len(name) == 0 {
 			return malformed, nil
 		}
-		req.header = append(req.header, frame.Field{Name: name, Value: strings.TrimSpace(value)})
+		req.add(name, value)
 	}
 
 	length, n := req.get("Content-Length")
@@ -284,7 +284,7 @@ func (s *Server) readRequest(br *bufio.Reader, w io.Writer, req *request) (*resp
 	switch req.method {
 	case "HEAD", "GET", "DELETE", "OPTIONS":
 		if n == 0 && chunked == 0 {
-			req.left = ""
+			req.unread = false
 			return nil, nil
 		}
 	}
@@ -292,7 +292,7 @@ func (s *Server) readRequest(br *bufio.Reader, w io.Writer, req *request) (*resp
 		return &response{code: 411, body: "Request requires Content-Length.\n"}, nil
 	}
 	for _, f := range req.header {
-		if strings.EqualFold(f.Name, "Content-Length") && f.Value != length {
+		if f.Name == "Content-Length" && f.Value != length {
 			return badRequest("Bad Content-Length."), nil
 		}
 	}
@@ -310,14 +310,42 @@ func (s *Server) readRequest(br *bufio.Reader, w io.Writer, req *request) (*resp
 	}
 	// It grows with what arrives, not with what was announced.
 	var body bytes.Buffer
+	body.Grow(int(min(want, 4096)))
 	if _, err := io.CopyN(&body, br, int64(want)); err != nil {
 		return nil, err
 	}
-	req.body, req.left = body.Bytes(), ""
+	req.body, req.unread = body.Bytes(), false
 	if br.Buffered() > 0 {
 		return badRequest("Request body exceeded Content-Length."), nil
 	}
 	return nil, nil
+}
+
+// lineReader reads the lines of a request head.
+type lineReader struct {
+	br   *bufio.Reader
+	left int // bytes that the head may still have
+}
+
+// next returns a line without its end; it is valid until the next call.
+func (l *lineReader) next() ([]byte, *response, error) {
+	var long []byte
+	for {
+		part, err := l.br.ReadSlice('\n')
+		if l.left -= len(part); l.left <= 0 {
+			return nil, badRequest("Request header too large."), nil
+		}
+		if long != nil || err != nil {
+			long = append(long, part...)
+			part = long
+		}
+		switch {
+		case err == nil:
+			return bytes.TrimSuffix(part[:len(part)-1], []byte("\r")), nil, nil
+		case !errors.Is(err, bufio.ErrBufferFull):
+			return nil, nil, err
+		}
+	}
 }
 
 // respond says what to answer to a request, and what it publishes.
@@ -346,7 +374,7 @@ func (s *Server) respond(req *request) (*response, []*publish.Item) {
 		return &response{code: 503, retry: true, body: "Starting, not all connections are known yet.\n"}, nil
 	}
 	if path == "/recover" {
-		s.recover()
+		s.recoverAll()
 		return message("Updated", isJSON), nil
 	}
 	items, err := publish.ParseBatch(req.body)

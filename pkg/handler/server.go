@@ -102,7 +102,10 @@ func New(o Options) (*Server, error) {
 	}
 	s.ledger = newLedger(s.metrics)
 	if o.HTTPAddr != "" {
-		if s.listener, err = net.Listen("tcp", o.HTTPAddr); err != nil {
+		// Connections live for one request, within HTTPTimeout: keep-alive probes
+		// would be four system calls for nothing.
+		lc := net.ListenConfig{KeepAlive: -1}
+		if s.listener, err = lc.Listen(context.Background(), "tcp", o.HTTPAddr); err != nil {
 			return nil, fmt.Errorf("control API: %w", err)
 		}
 	}
@@ -197,6 +200,7 @@ func (s *Server) tickLoop(ctx context.Context) error {
 }
 
 func (s *Server) tick() {
+	s.conns.expire(time.Now())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()

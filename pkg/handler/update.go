@@ -234,9 +234,9 @@ func (s *Server) updateChannel(c *chann) {
 	}
 }
 
-// recover forgets all positions of channels and makes all HTTP holds ask their
+// recoverAll forgets all positions of channels and makes all HTTP holds ask their
 // origin again.
-func (s *Server) recover() {
+func (s *Server) recoverAll() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.index.ForgetAll()
