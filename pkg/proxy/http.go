@@ -102,7 +102,9 @@ func (e *exch) prepare() (*outgoing, error) {
 	if r, e.jsonp, err = startJSONP(r, o.rule); err != nil {
 		return nil, e.fail(o, http.StatusBadRequest, err.Error())
 	}
-	e.req, o.path = r, r.URI
+	if e.jsonp != nil {
+		e.req, o.path = r, r.URI
+	}
 	if sig, ok := http1.Get(r.Header, "Grip-Sig"); ok {
 		o.trusted = e.s.trusted.Verify(sig, opts.Now())
 	}

@@ -62,7 +62,7 @@ func (q query) has(name string) bool {
 // startJSONP turns a request of a script element into the one that it stands
 // for. It returns the request unchanged, and nil, if it is none.
 func startJSONP(r *frame.Request, u *rule) (*frame.Request, *jsonp, error) {
-	if !u.cors || r.Method != http.MethodGet || r.BodyLen != 0 {
+	if !u.cors || r.Method != http.MethodGet || r.BodyLen != 0 || r.Upgrade {
 		return r, nil, nil
 	}
 	opts := u.JSONP
