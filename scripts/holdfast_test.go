@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -726,5 +727,129 @@ func TestShellcheck(t *testing.T) {
 	}
 	if out, err := exec.Command("shellcheck", "holdfast", "fuzz").CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// Each reason that operators meet is explained.
+func TestReasonsAreExplained(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range frame.Reasons() {
+		if !strings.Contains(string(text), "| `"+r.String()+"` |") {
+			t.Errorf("docs/operations.md does not explain the reason %s", r)
+		}
+	}
+}
+
+// block returns the code block in the readme after a marker.
+func block(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile("(?s)<!-- test: " + regexp.QuoteMeta(name) + " -->\n```[a-z]+\n(.*?)```").FindSubmatch(text)
+	if m == nil {
+		t.Fatalf("README.md has no block %q", name)
+	}
+	return string(m[1])
+}
+
+// What the readme says works, literally but for the ports.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	var ports [2]string
+	for i := range ports {
+		n, err := stack.FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ports[i] = strconv.Itoa(n)
+	}
+	here := strings.NewReplacer("localhost:7999", p.http, "localhost:5561", p.control, "localhost:5560", "127.0.0.1:"+ports[0], "8000", ports[1])
+	run := func(program, name string) *exec.Cmd {
+		t.Helper()
+		cmd := exec.Command(program, "-c", here.Replace(block(t, name)))
+		cmd.Stderr = os.Stderr
+		return cmd
+	}
+	// lines starts a command and returns what it prints.
+	lines := func(cmd *exec.Cmd) *client {
+		t.Helper()
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		c := &client{lines: make(chan string, 100)}
+		read := make(chan struct{})
+		go func() {
+			defer close(read)
+			for in := bufio.NewScanner(out); in.Scan(); {
+				c.lines <- in.Text()
+			}
+		}()
+		t.Cleanup(func() {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			<-read
+			_ = cmd.Wait()
+		})
+		return c
+	}
+	s := p.start("-m", "--set", "handler.push_in_spec=tcp://127.0.0.1:"+ports[0]).up()
+	stream := lines(run("bash", "stream"))
+	if err := stream.expect("[stream opened]", 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run("bash", "publish").Output(); err != nil || string(out) != "Published\n" {
+		t.Fatalf("publish: got %q, %v", out, err)
+	}
+	if err := stream.expect("hello", 5*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	python := "/usr/bin/python3" // Debian's has the module of Debian's package
+	if err := exec.Command(python, "-c", "import zmq").Run(); err != nil {
+		t.Log("pyzmq is not installed, so that part of the readme is not run")
+	} else {
+		if out, err := run(python, "publish.py").Output(); err != nil {
+			t.Fatalf("publish.py: %s, %v", out, err)
+		}
+		if err := stream.expect("hello over ZeroMQ", 5*time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := exec.Command(python, "--version").Run(); err != nil {
+		t.Skip("no Python, so the backend of the readme is not run")
+	}
+	backend := run(python, "backend.py")
+	backend.Stderr = nil // its access log
+	lines(backend)
+	s.eventually("the backend", func() bool {
+		c, err := net.Dial("tcp", "127.0.0.1:"+ports[1])
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	})
+	p.write("routes", "* localhost:"+ports[1]+"\n")
+	s.signal(syscall.SIGHUP)
+	s.says("reloading")
+	var news *client
+	s.eventually("the backend's answer", func() bool {
+		news = lines(exec.Command("curl", "-sSN", "http://"+p.http+"/anything"))
+		return news.expect("welcome", 2*time.Second) == nil
+	})
+	if err := s.publish("news", "something new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := news.expect("something new", 5*time.Second); err != nil {
+		t.Error(err)
 	}
 }
