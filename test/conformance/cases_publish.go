@@ -145,6 +145,24 @@ func publishCases() []*Case {
 			},
 		},
 		{
+			ID: "P-order", Title: "what one publisher sends in calls of their own arrives in that order", Source: "GRIP section 7.5",
+			Run: func(t *T) {
+				ch := t.Ch("c")
+				t.Always(hold("stream", ch, "hi\n"))
+				c, r := t.stream("/", ch)
+				var want strings.Builder
+				for i := range 300 {
+					text := fmt.Sprintf("%d\n", i)
+					t.Publish(streamItem(ch, text))
+					want.WriteString(text)
+					if i%50 == 49 { // a hold queues at most 100
+						c.Next(r, want.String())
+						want.Reset()
+					}
+				}
+			},
+		},
+		{
 			ID: "P-expose", Title: "Grip-Expose-Headers in a publish does not remove what it names", Source: "GRIP section 11, Q6",
 			Pushpin: "wrong: does the opposite of its name",
 			Run: func(t *T) {

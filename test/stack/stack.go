@@ -63,6 +63,7 @@ type Stack struct {
 	Dir     string // private directory
 	Routes  string // path of the routes file
 	Config  string // path of the configuration file
+	Began   time.Time
 
 	procs []*process
 }
@@ -136,7 +137,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{Kind: o.Kind, Dir: dir, Routes: filepath.Join(dir, "routes")}
+	s := &Stack{Kind: o.Kind, Dir: dir, Routes: filepath.Join(dir, "routes"), Began: time.Now()}
 	if err := s.start(ctx, o); err != nil {
 		log := s.Log()
 		s.Stop()
@@ -252,7 +253,28 @@ func (s *Stack) startHoldfast(o Options) error {
 	if err := s.config(s.Config, s.common(), o.Set); err != nil {
 		return err
 	}
-	return s.run("holdfast", filepath.Join(root, "scripts", "holdfast"), "--config="+s.Config, "--merge-output")
+	// Copies, because a build during the run would replace the programs.
+	for _, name := range []string{"scripts/holdfast", "bin/connmgr", "bin/proxy", "bin/handler", "bin/zurl"} {
+		if err := link(filepath.Join(root, name), filepath.Join(s.Dir, name)); err != nil {
+			return fmt.Errorf("%w; run make build", err)
+		}
+	}
+	return s.run("holdfast", filepath.Join(s.Dir, "scripts", "holdfast"), "--config="+s.Config, "--merge-output")
+}
+
+// link makes a second name for a file, or a copy if that is not possible.
+func link(from, to string) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	if os.Link(from, to) == nil {
+		return nil
+	}
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, data, 0o700)
 }
 
 // Debian's Pushpin expects zurl as a system service, so one of our own is
