@@ -202,10 +202,10 @@ func (c *conn) park(st *session, h *hold, sent int) {
 	c.mu.Lock()
 	c.after, c.unwatched = afterUndecided, false
 	c.mu.Unlock()
-	// First, since the writer may start the next goroutine of this connection.
 	c.s.conns.Add(1)
-	go c.watch(h)
+	// Before anything that watch has to say about the client.
 	h.w.push(job{kind: jobPark, h: h, n: sent})
+	go c.watch(h)
 }
 
 // watch waits until the client of a held connection leaves or the hold is over.

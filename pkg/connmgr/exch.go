@@ -75,15 +75,15 @@ func (s *Server) sendCancel(x *exch, reason frame.Reason, text string) {
 	s.send(x, f, &f.Seq)
 }
 
-// openExch enters a new exchange of c with a proxy as its far end into the
-// table. It returns nil and a channel that is closed when a proxy comes up, if
-// there is none.
-func (s *Server) openExch(c *conn, body bool) (*exch, <-chan struct{}) {
+// openExch enters a new exchange of c into the table and returns it with the
+// proxy that is its far end. If there is none, it returns a channel that is
+// closed when one comes up.
+func (s *Server) openExch(c *conn, body bool) (*exch, *peer, <-chan struct{}) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	p := s.pickProxy()
 	if p == nil {
-		return nil, s.proxyUp
+		return nil, nil, s.proxyUp
 	}
 	s.lastID++
 	x := &exch{id: s.lastID, c: c, far: p, proxy: p, sendSeq: 1, box: exchange.NewMailbox()}
@@ -92,7 +92,7 @@ func (s *Server) openExch(c *conn, body bool) (*exch, <-chan struct{}) {
 	}
 	p.open.Add(1)
 	s.exchanges[x.id] = x
-	return x, nil
+	return x, p, nil
 }
 
 // pickProxy returns the proxy with the fewest open exchanges, taking turns among

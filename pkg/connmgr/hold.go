@@ -43,6 +43,10 @@ type hold struct {
 	sent    uint64 // bytes that went to the client
 	credit  uint64 // body bytes consumed and not yet told
 
+	// The end that waits for the connection to be parked; see end.
+	last *delivery
+	tail func() []byte
+
 	keep      frame.KeepAlive
 	keepDelay time.Duration // from the last sign of life to the next keep-alive
 	lastSend  time.Time     // last publication sent, or keep-alive armed
@@ -311,13 +315,20 @@ func (w *writer) park(h *hold, n int) {
 	h.sent += uint64(n)
 	switch {
 	case h.cutting:
+		_ = w.flush(h) // what came before the end is the client's
 		w.cut(h, h.reason)
 		return
+	case h.tail != nil:
+		w.sendTail(h)
+		return
 	case h.mode == frame.ModeStream && h.noBody:
-		w.end(h, frame.ReasonFinished, item{})
+		w.end(h, frame.ReasonFinished, nil, nothing)
 		return
 	case h.mode == frame.ModeStream && !h.ending && h.endAt.IsZero():
 		w.armKeepAlive(h)
+	}
+	if h.endAt.IsZero() && w.s.draining.Load() { // it came too late for Drain to see it
+		w.endFor(h, frame.ReasonShutdown)
 	}
 	w.settle(h)
 }
@@ -350,7 +361,7 @@ func (w *writer) frame(h *hold, j *job) {
 		}
 		switch {
 		case h.mode == frame.ModeResponse:
-			w.end(h, frame.ReasonFinished, item{data: h.finished(f)})
+			w.end(h, frame.ReasonFinished, nil, func() []byte { return h.finished(f) })
 		case f.Abort:
 			if len(f.Body) > 0 && !h.noBody && !h.ending {
 				w.append(h, item{data: h.framed(f.Body)}, 0)
@@ -358,9 +369,9 @@ func (w *writer) frame(h *hold, j *job) {
 			}
 			w.cut(h, frame.ReasonOriginFailed)
 		case h.noBody:
-			w.end(h, frame.ReasonFinished, item{})
+			w.end(h, frame.ReasonFinished, nil, nothing)
 		default:
-			w.end(h, frame.ReasonFinished, item{data: append(h.framed(f.Body), h.lastChunk()...)})
+			w.end(h, frame.ReasonFinished, nil, func() []byte { return append(h.framed(f.Body), h.lastChunk()...) })
 		}
 	case *frame.Retry:
 		if h.mode != frame.ModeResponse || h.ending || h.retry != nil {
@@ -391,29 +402,43 @@ func (w *writer) endFor(h *hold, reason frame.Reason) {
 	switch {
 	case h.over || h.ending || h.retry != nil:
 	case h.mode == frame.ModeResponse && (reason == frame.ReasonTimeout || reason == frame.ReasonShutdown):
-		w.end(h, reason, item{data: h.timedOut()})
+		w.end(h, reason, nil, h.timedOut)
 	case h.mode == frame.ModeResponse:
-		w.end(h, reason, item{data: h.failed()})
+		w.end(h, reason, nil, h.failed)
 	case reason == frame.ReasonShutdown || reason == frame.ReasonFinished:
-		w.end(h, reason, item{data: h.lastChunk()})
+		w.end(h, reason, nil, h.lastChunk)
 	default:
 		w.cut(h, reason)
 	}
 }
 
-// end sends tail as the last thing of h; when the client has it, the hold is
-// over and the connection serves its next request, if it can.
-func (w *writer) end(h *hold, reason frame.Reason, tail item) {
+// end sends what tail returns as the last thing of h, which is the publication
+// d if that is not nil. When the client has it, the hold is over and the
+// connection serves its next request, if it can.
+func (w *writer) end(h *hold, reason frame.Reason, d *delivery, tail func() []byte) {
 	if h.over || h.ending {
 		return
 	}
 	w.leave(h)
-	w.append(h, tail, 0)
+	w.wheel.Stop(&h.timer)
 	h.ending, h.reason = true, reason
+	h.last, h.tail = d, tail
+	if h.parked {
+		w.sendTail(h)
+	}
+}
+
+// sendTail does the part of end for which the connection must be parked: what
+// its goroutine has sent or decided by then goes into the tail.
+func (w *writer) sendTail(h *hold) {
 	h.close = h.closes()
+	w.append(h, item{data: h.tail(), d: h.last}, 0)
+	h.last, h.tail = nil, nil
 	w.wheel.Set(&h.timer, w.now.Add(w.s.opt.WriteTimeout))
 	w.settle(h)
 }
+
+func nothing() []byte { return nil }
 
 // closes reports whether the connection can serve no request after h.
 func (h *hold) closes() bool {
@@ -430,12 +455,15 @@ func (w *writer) cut(h *hold, reason frame.Reason) {
 		if h.cutting {
 			return
 		}
-		// The connection's goroutine may be writing. Closing the socket stops it,
-		// and it says jobFail then; or jobPark, if it has just finished.
+		// The connection's goroutine may be writing. It says jobPark or jobFail
+		// when it has done what it can; a client that does not read is not worth
+		// waiting for.
 		w.leave(h)
 		w.wheel.Stop(&h.timer)
 		h.ending, h.cutting, h.reason = true, true, reason
-		h.c.cutOff()
+		if reason == frame.ReasonBacklogFull {
+			h.c.cutOff()
+		}
 		return
 	}
 	w.finish(h, reason)
@@ -455,6 +483,10 @@ func (w *writer) finish(h *hold, reason frame.Reason) {
 	h.over = true
 	w.leave(h)
 	w.wheel.Stop(&h.timer)
+	if h.last != nil {
+		w.tally.dropped(h.last, reason, 1, w.now)
+		h.last = nil
+	}
 	if b := h.backlog; b != nil {
 		for _, it := range b.items {
 			if it.d != nil {
@@ -507,7 +539,9 @@ func (w *writer) keepAlive(h *hold) {
 // looks the same. The way to find out is to send something: a closed socket
 // answers with a reset. So send what the response will contain next whatever
 // happens: the first bytes of its status line, or a leading zero of the size of
-// its next chunk (chunk-size = 1*HEXDIG, last-chunk = 1*"0").
+// its next chunk (chunk-size = 1*HEXDIG, last-chunk = 1*"0"). A stream without
+// chunks and without keep-alives has nothing of the kind; its client counts as
+// gone.
 func (w *writer) probe(h *hold) {
 	if !h.ready() || h.noBody || h.retry != nil {
 		return // something is being written, or will be soon
@@ -519,8 +553,11 @@ func (w *writer) probe(h *hold) {
 		}
 	case h.chunked:
 		w.append(h, item{data: []byte("0")}, 0)
-	case h.keep.Millis > 0:
-		w.append(h, item{data: bytes.Clone(h.keep.Data)}, 0)
+	case h.keep.Millis > 0 && len(h.keep.Data) > 0:
+		w.append(h, item{data: h.keep.Data}, 0)
+	default:
+		w.cut(h, frame.ReasonClientGone)
+		return
 	}
 	w.settle(h)
 }

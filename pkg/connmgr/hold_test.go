@@ -579,6 +579,32 @@ func TestHeldClientLeaves(t *testing.T) {
 	}
 }
 
+// Nothing can be sent to an HTTP/1.0 stream without keep-alives that its body
+// would not contain, so a half-close has to count as leaving.
+func TestHalfClosedStream10(t *testing.T) {
+	for _, millis := range []uint32{0, 50_000} {
+		r := newRig(t)
+		p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
+		c := r.dial()
+		c.send("GET / HTTP/1.0\r\n\r\n")
+		f := h.stream("i\n", "g")
+		f.KeepAlive = frame.KeepAlive{Data: []byte("k\n"), Millis: millis}
+		f.ID = next[*frame.Request](p).ID
+		h.send(&f)
+		c.head()
+		c.expect("i\n")
+		_ = c.Conn.(*net.TCPConn).CloseWrite()
+		if millis > 0 {
+			c.expect("k\n")
+			_ = c.Close()
+			h.send(publish(1, "g", "to nobody")) // finds out
+		}
+		if closed := next[*frame.Closed](h); closed.Reason != frame.ReasonClientGone {
+			t.Errorf("closed: %+v", closed)
+		}
+	}
+}
+
 // A held client that shuts its sending side down still gets everything, in valid
 // HTTP.
 func TestHalfClosedHold(t *testing.T) {
@@ -707,6 +733,7 @@ func TestDrain(t *testing.T) {
 	if rest := poll.rest(); !strings.Contains(rest, "Connection: close\r\n") || !strings.HasSuffix(rest, "timeout\n") {
 		t.Errorf("poll: %q", rest)
 	}
+	_, _, _ = idle.Close(), stream.Close(), poll.Close()
 	for range 2 {
 		if closed := next[*frame.Closed](h); closed.Reason != frame.ReasonShutdown {
 			t.Errorf("closed: %+v", closed)

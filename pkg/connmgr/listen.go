@@ -26,7 +26,7 @@ type listener struct {
 // (SO_REUSEPORT), so that a second instance can take over the port of one that
 // stops.
 func (s *Server) listen(ctx context.Context, l Listen) (*listener, error) {
-	lc := net.ListenConfig{}
+	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 5}}
 	if l.Network == "tcp" {
 		lc.Control = reusePort
 	} else if err := removeStale(l.Addr); err != nil {

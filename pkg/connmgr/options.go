@@ -25,7 +25,7 @@ type Options struct {
 	// Registerer takes the metrics; nil keeps them unregistered.
 	Registerer prometheus.Registerer
 
-	// Listen names the sockets for clients. At least one.
+	// Listen names the sockets for clients.
 	Listen []Listen
 	// CertDir is the directory of certificates for TLS listeners: NAME.crt and
 	// NAME.key, where NAME is the server name asked for, "_." and its parent

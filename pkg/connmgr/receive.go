@@ -178,8 +178,11 @@ func (s *Server) inOrder(p *peer, x *exch, f frame.Frame) {
 		j.groups = s.acquire(u.Groups, h.w)
 	}
 	h.w.push(j)
-	if _, ok := f.(*frame.Cancel); ok && x.toBox {
-		x.put(f) // its goroutine waits for the rest of the body
+	if x.toBox { // its goroutine waits for the rest of the body
+		switch f.(type) {
+		case *frame.Cancel, *frame.Finish:
+			x.put(f)
+		}
 	}
 }
 

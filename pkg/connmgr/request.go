@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/bus"
@@ -193,7 +194,7 @@ func (c *conn) handle(st *session, head *http1.RequestHead) outcome {
 		}
 	}
 	o := c.exchange(st, req, up)
-	if up != nil && o == outcomeNext && !up.complete {
+	if up != nil && o == outcomeNext && !up.complete.Load() {
 		return outcomeLinger
 	}
 	return o
@@ -253,8 +254,8 @@ func (c *conn) exchange(st *session, req *request, up *upload) outcome {
 		if o != outcomeLost {
 			return o
 		}
-		if !req.safe() || req.lost || up != nil && !up.complete {
-			c.closeAfter = c.closeAfter || up != nil && !up.complete
+		if !req.safe() || req.lost || up != nil && !up.complete.Load() {
+			c.closeAfter = c.closeAfter || up != nil && !up.complete.Load()
 			return c.answer(st, 502, "Error while proxying to origin.\n")
 		}
 		c.s.metrics.resent.Inc()
@@ -270,10 +271,10 @@ func (c *conn) dispatch(st *session, req *request, up *upload) (*exch, int) {
 	s := c.s
 	var deadline <-chan time.Time
 	for {
-		x, proxyUp := s.openExch(c, up != nil)
+		x, p, proxyUp := s.openExch(c, up != nil)
 		pause := time.Duration(0)
 		if x != nil {
-			err := c.sendRequest(x, req)
+			err := c.sendRequest(x, p, req)
 			if err == nil {
 				c.inExch = x
 				return x, 0
@@ -308,8 +309,8 @@ func (c *conn) dispatch(st *session, req *request, up *upload) (*exch, int) {
 }
 
 // sendRequest sends the request, and the part of its body that was read before,
-// as the exchange x.
-func (c *conn) sendRequest(x *exch, req *request) error {
+// to p as the exchange x.
+func (c *conn) sendRequest(x *exch, p *peer, req *request) error {
 	f := req.f
 	f.ID = x.id
 	var rest []byte
@@ -317,7 +318,7 @@ func (c *conn) sendRequest(x *exch, req *request) error {
 		f.Body, rest = part(req.body)
 		f.More = len(rest) > 0
 	}
-	if err := c.s.out.try(x.far, frame.Encode(&f)); err != nil {
+	if err := c.s.out.try(p, frame.Encode(&f)); err != nil {
 		return err
 	}
 	// The kept body is smaller than the window, so no credit is needed.
@@ -355,13 +356,14 @@ type upload struct {
 	body *http1.BodyReader
 	req  *request
 	done chan struct{} // closed when run returns
+	err  error         // valid when done is closed
+
+	// complete is set before the last part is sent, so that it is known when the
+	// response to it comes.
+	complete atomic.Bool
 
 	mu      sync.Mutex
 	stopped bool
-
-	// Valid when done is closed.
-	complete bool
-	err      error
 }
 
 var errStopped = errors.New("upload stopped")
@@ -389,12 +391,12 @@ func (u *upload) run() {
 			f := &frame.Body{ID: u.x.id, Data: buf[:m], More: !end}
 			if end {
 				f.Trailer = u.body.Trailer()
+				u.complete.Store(true)
 			}
 			u.c.s.send(u.x, f, &f.Seq)
 		}
 		switch {
 		case end:
-			u.complete = true
 			return
 		case err != nil:
 			u.err = err

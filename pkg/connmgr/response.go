@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
@@ -36,10 +37,10 @@ type relay struct {
 func (r *relay) run() outcome {
 	c := r.c
 	var (
-		w       *watcher
-		events  <-chan hangup
-		upDone  <-chan struct{}
-		overall bool
+		w      *watcher
+		events <-chan hangup
+		upDone <-chan struct{}
+		heard  time.Time // when the last frame came, if it takes long
 	)
 	if r.up != nil {
 		upDone = r.up.done
@@ -57,6 +58,9 @@ func (r *relay) run() outcome {
 		f, err := r.x.box.Take()
 		switch {
 		case f != nil:
+			if w != nil {
+				heard = time.Now()
+			}
 			if h, ok := f.(*frame.Hold); ok {
 				stop()
 				return r.hold(h)
@@ -79,11 +83,13 @@ func (r *relay) run() outcome {
 			switch {
 			case upDone != nil: // whoever reads the body notices
 				r.st.timer.Reset(watchAfter)
-			case !overall:
-				overall = true
-				r.st.timer.Reset(c.s.opt.ResponseTimeout)
+			case w == nil:
 				w = c.startWatcher()
 				events = w.events
+				heard = time.Now()
+				r.st.timer.Reset(c.s.opt.ResponseTimeout)
+			case time.Since(heard) < c.s.opt.ResponseTimeout:
+				r.st.timer.Reset(c.s.opt.ResponseTimeout - time.Since(heard))
 			default:
 				return r.timedOut()
 			}
@@ -144,7 +150,7 @@ func (r *relay) begin(f *frame.Response) {
 	if !f.More {
 		length = int64(len(f.Body)) // all of it is here
 	}
-	if f.Close || r.up != nil && !r.up.isComplete() {
+	if f.Close || r.up != nil && !r.up.complete.Load() {
 		c.closeAfter = true
 	}
 	r.noBody = c.isHead || bodyless(int(f.Code))
@@ -254,7 +260,7 @@ func (r *relay) lost(err error) outcome {
 func (r *relay) fail(reason frame.Reason) outcome {
 	r.c.s.metrics.ended(reason)
 	r.c.leaveExch(reason)
-	if r.up != nil && !r.up.isComplete() {
+	if r.up != nil && !r.up.complete.Load() {
 		r.c.closeAfter = true
 	}
 	return r.c.answer(r.st, 502, "Error while proxying to origin.\n")
@@ -302,7 +308,7 @@ func (r *relay) hold(f *frame.Hold) outcome {
 	h := r.x.hold
 	r.x.mu.Unlock()
 	if r.up != nil {
-		if r.up.stop(); !r.up.complete {
+		if r.up.stop(); !r.up.complete.Load() {
 			c.closeAfter = true
 		}
 	}
@@ -458,14 +464,4 @@ func (c *conn) appendAnswer(dst []byte, a answer) []byte {
 		dst = append(dst, a.body...)
 	}
 	return dst
-}
-
-// isComplete reports whether all of the body was read and sent.
-func (u *upload) isComplete() bool {
-	select {
-	case <-u.done:
-		return u.complete
-	default:
-		return false
-	}
 }

@@ -392,9 +392,9 @@ func (w *writer) deliverTo(h *hold, d *delivery) {
 	case d.f.Mode == frame.ModeStream && d.f.Action == frame.ActionSend:
 		w.give(h, d)
 	case d.f.Mode == frame.ModeStream && d.f.Action == frame.ActionClose:
-		w.end(h, frame.ReasonFinished, item{data: h.lastChunk(), d: d})
+		w.end(h, frame.ReasonFinished, d, h.lastChunk)
 	case d.f.Mode == frame.ModeResponse && d.f.Action == frame.ActionSend:
-		w.end(h, frame.ReasonFinished, item{data: h.published(d.f), d: d})
+		w.end(h, frame.ReasonFinished, d, func() []byte { return h.published(d.f) })
 	default:
 		w.tally.dropped(d, frame.ReasonNotReady, 1, w.now)
 	}
