@@ -146,3 +146,42 @@ func BenchmarkRoundTripZMQ4(b *testing.B) {
 	}
 	<-done
 }
+
+// BenchmarkFramesZMQ4 is the same as BenchmarkFrames over zmq4's own sockets.
+func BenchmarkFramesZMQ4(b *testing.B) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	pull, push := zmq4.NewPull(ctx), zmq4.NewPush(ctx)
+	spec := "ipc://" + runDir(b) + "/s"
+	if err := pull.Listen(spec); err != nil {
+		b.Fatal(err)
+	}
+	if err := push.Dial(spec); err != nil {
+		b.Fatal(err)
+	}
+	done := make(chan error, 1)
+	body := bytes.Repeat([]byte("x"), 100)
+	b.SetBytes(100)
+	b.ReportAllocs()
+	b.ResetTimer()
+	go func() {
+		for range b.N {
+			if _, err := pull.Recv(); err != nil {
+				done <- err
+				return
+			}
+		}
+		done <- nil
+	}()
+	for range b.N {
+		if err := push.Send(zmq4.NewMsg(body)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := <-done; err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "frames/s")
+	_ = push.Close()
+	_ = pull.Close()
+}

@@ -9,7 +9,17 @@
 // them again after a reconnect, and drops repeats. What goes over PUB may be
 // missed and is repeated by its sender: heartbeats above all.
 //
-// This is the only package that sees a ZeroMQ type.
+// The goroutines of a node:
+//
+//	Run      1             the dispatcher: owns what is known of the peers, calls the Receiver
+//	inbox    1 + 1 each    accepts; reads one connection of a peer, for the dispatcher
+//	sender   2 per peer    dials, writes what is queued; notices the end of the connection
+//	PUB      1 + 2 each    accepts; writes to and reads subscriptions of one subscriber
+//	SUB      4 per peer    dials, reads, writes subscriptions; hands on to the dispatcher
+//
+// The sockets under it ([Pull], [Push], [Sub], [Pub], [Router], [Dealer], [Rep])
+// also serve the public interfaces. This is the only package that sees a ZeroMQ
+// type. docs/adr/0002-socket-patterns.md says why it is built like this.
 package bus
 
 import (

@@ -8,17 +8,14 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/go-zeromq/zmq4"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -376,163 +373,6 @@ func (n *Node) stop() {
 	n.endSender()
 }
 
-// add makes a peer and starts its sender. Called by the dispatcher.
-func (n *Node) add(name, inbox, pub string, now time.Time) *peer {
-	ctx, stop := context.WithCancel(n.senderCtx)
-	p := &peer{
-		name: name, m: n.m.of(Kind(name)), stop: stop, epochs: &n.epochs,
-		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1),
-		inbox: inbox, own: n.epochs.Add(1), lastSeen: now,
-	}
-	n.replacePeers(func(m map[string]*peer) { m[name] = p })
-	n.wg.Go(func() { n.sender(ctx, p) })
-	n.subscribe(p, pub)
-	return p
-}
-
-func (n *Node) replacePeers(change func(map[string]*peer)) {
-	old := *n.peers.Load()
-	m := make(map[string]*peer, len(old)+1)
-	for k, v := range old {
-		m[k] = v
-	}
-	change(m)
-	n.peers.Store(&m)
-}
-
-// subscribe makes pub the endpoint from which the peer's broadcasts come.
-func (n *Node) subscribe(p *peer, pub string) {
-	if p.pub == pub {
-		return
-	}
-	if p.sub != nil {
-		_ = p.sub.Close()
-		p.sub = nil
-	}
-	p.pub = pub
-	if pub == "" {
-		return
-	}
-	sub, err := NewSub(SocketOptions{
-		Name: "bus-sub", Connect: []string{pub}, Logger: n.log, Registerer: n.opt.Registerer,
-		Limits: Limits{MaxMessage: n.opt.MaxMessage, RecvMessages: 64},
-	})
-	if err != nil {
-		n.log.Warn("subscribe to peer", "peer", p.name, "err", err)
-		return
-	}
-	sub.Subscribe("")
-	p.sub = sub
-	n.wg.Go(func() {
-		for {
-			parts, err := sub.Recv(n.senderCtx)
-			if err != nil {
-				_ = sub.Close()
-				return
-			}
-			select {
-			case n.events <- broadcastEvent{p, parts}:
-			case <-n.stopping:
-			}
-		}
-	})
-}
-
-// sender keeps a connection to the peer's inbox and writes what is due.
-func (n *Node) sender(ctx context.Context, p *peer) {
-	delay := backoff{min: 10 * time.Millisecond, max: time.Second}
-	for {
-		c, err := n.dial(ctx, p)
-		if err == nil {
-			delay.reset()
-			n.writeTo(ctx, p, c)
-		} else if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) {
-			p.refused()
-		}
-		if !delay.sleep(ctx, p.kick) {
-			return
-		}
-		select {
-		case <-n.stopping:
-			return
-		default:
-		}
-	}
-}
-
-func (n *Node) dial(ctx context.Context, p *peer) (*conn, error) {
-	p.mu.Lock()
-	inbox := p.inbox
-	p.mu.Unlock()
-	timeout := n.opt.GiveUp / 2
-	nc, err := dial(ctx, inbox, timeout)
-	if err != nil {
-		return nil, err
-	}
-	stop := context.AfterFunc(ctx, func() { _ = nc.Close() })
-	defer stop()
-	return openConn(nc, zmq4.Push, "", false, connLimits{
-		maxMessage: maxHandshakeFrame, // a PULL sends nothing
-		handshake:  timeout,
-		stall:      n.opt.GiveUp,
-	})
-}
-
-// writeTo writes to one connection until it breaks or goodbye is said.
-func (n *Node) writeTo(ctx context.Context, p *peer, c *conn) {
-	broken := make(chan struct{})
-	var reader sync.WaitGroup
-	reader.Go(func() {
-		defer close(broken)
-		for {
-			if _, err := c.recv(); err != nil {
-				return
-			}
-		}
-	})
-	defer reader.Wait()
-	defer c.close()
-	p.connection(true)
-	defer p.connection(false)
-
-	stop := context.AfterFunc(ctx, c.close)
-	defer stop()
-	inbox, pub := n.Endpoints()
-	e := envelope{From: n.opt.Name, FromBoot: n.boot, Started: n.since}
-	enc := newEncoder()
-	var frames [][]byte
-	for {
-		if !p.compose(&e, frames[:0]) {
-			select {
-			case <-p.wake:
-			case <-broken:
-				return
-			}
-			continue
-		}
-		e.Inbox, e.Pub = "", ""
-		if e.Kind == kindHello {
-			e.Inbox, e.Pub = inbox, pub
-		}
-		err := c.send(enc.encode(&e))
-		if err == nil {
-			err = c.flush()
-		}
-		if err != nil {
-			n.log.Debug("write to peer", "peer", p.name, "err", err)
-			return
-		}
-		if e.Kind == kindBye {
-			return
-		}
-		enc.shrink()
-		if e.Frames != nil {
-			clear(e.Frames)
-			frames = e.Frames
-		}
-	}
-}
-
 // receive handles one message of the inbox.
 func (n *Node) receive(m message) {
 	if len(m.parts) != 1 {
@@ -565,51 +405,6 @@ func (n *Node) malformed(m message, err error) {
 	n.m.malformed.Inc()
 	n.log.Warn("message at the inbox", "remote", m.from.remote.String(), "err", err)
 	m.from.close()
-}
-
-// stranger makes a peer of an instance that says hello without being known from
-// the run directory or the configuration.
-func (n *Node) stranger(e *envelope, now time.Time) *peer {
-	if e.Kind != kindHello || e.From == n.opt.Name || !validName(e.From) || len(*n.peers.Load()) >= maxPeers {
-		return nil
-	}
-	return n.add(e.From, "", "", now)
-}
-
-// learn takes the endpoints from a hello, unless better ones are known.
-func (n *Node) learn(p *peer, e *envelope, remote net.Addr) {
-	if p.static || p.listed {
-		return
-	}
-	inbox, pub := reachable(e.Inbox, remote), reachable(e.Pub, remote)
-	if _, _, err := parseSpec(inbox); err != nil {
-		return
-	}
-	p.mu.Lock()
-	if p.inbox != inbox {
-		p.inbox = inbox
-		p.dialNow()
-	}
-	p.mu.Unlock()
-	n.subscribe(p, pub)
-}
-
-// reachable puts the host from which a peer dialled us in the place of one that
-// only says "all interfaces".
-func reachable(spec string, remote net.Addr) string {
-	network, addr, err := parseSpec(spec)
-	if err != nil || network != "tcp" {
-		return spec
-	}
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return spec
-	}
-	from, ok := remote.(*net.TCPAddr)
-	if ip := net.ParseIP(host); ok && (host == "" || ip != nil && ip.IsUnspecified()) {
-		return "tcp://" + net.JoinHostPort(from.IP.String(), port)
-	}
-	return spec
 }
 
 // tell passes a change on to the receiver.
@@ -737,108 +532,5 @@ func (n *Node) gauge() {
 	for _, s := range kinds {
 		s.m.queueFrames.Set(float64(s.frames))
 		s.m.queueBytes.Set(float64(s.bytes))
-	}
-}
-
-// check gives a peer up, reminds it of us, or forgets it.
-func (n *Node) check(p *peer, now time.Time) {
-	silent := now.Sub(p.lastSeen)
-	p.mu.Lock()
-	var why string
-	switch {
-	case !p.up:
-		if p.connected {
-			if now.Sub(p.lastHello) >= n.opt.Heartbeat {
-				p.sayHello(now, true)
-			}
-		}
-	case !p.refusedSince.IsZero() && now.Sub(p.refusedSince) >= refusedDown:
-		why = "refused"
-	case silent >= n.opt.GiveUp:
-		why = "silent"
-	case p.out.kept() > 0 && now.Sub(p.progress) >= n.opt.GiveUp:
-		why = "unacknowledged"
-	}
-	var id Peer
-	if why != "" {
-		id = p.goDown()
-	}
-	if p.out.kept() == 0 {
-		p.progress = now
-	}
-	up := p.up
-	p.mu.Unlock()
-	switch {
-	case why != "":
-		n.down(p, id, why)
-	case up && silent >= 3*n.opt.Heartbeat && !p.gapCounted:
-		p.gapCounted = true
-		p.m.gaps.Inc()
-	case !up && !p.static && !p.listed && silent >= n.opt.GiveUp:
-		n.forget(p)
-	}
-}
-
-// forget removes a peer that is down and that nothing speaks of any more.
-func (n *Node) forget(p *peer) {
-	n.replacePeers(func(m map[string]*peer) { delete(m, p.name) })
-	n.subscribe(p, "")
-	p.stop()
-}
-
-// scan finds the sockets of other instances in the run directory.
-func (n *Node) scan(now time.Time) {
-	if n.opt.Dir == "" {
-		return
-	}
-	fi, err := os.Stat(n.opt.Dir)
-	if err == nil && fi.ModTime().Equal(n.scanned) && now.Sub(n.scanned) > scanAgain {
-		return
-	}
-	var entries []fs.DirEntry
-	if err == nil {
-		n.scanned = fi.ModTime()
-		entries, err = os.ReadDir(n.opt.Dir)
-	}
-	if err != nil {
-		if !n.blind {
-			n.log.Warn("read run directory", "err", err)
-		}
-		n.blind = true
-		return
-	}
-	n.blind = false
-	found := make(map[string]bool)
-	for _, entry := range entries {
-		name, ok := strings.CutSuffix(entry.Name(), inSuffix)
-		if ok {
-			name, ok = strings.CutPrefix(name, n.opt.Prefix)
-		}
-		if ok && entry.Type() == fs.ModeSocket && validName(name) && name != n.opt.Name && len(found) < maxPeers {
-			found[name] = true
-		}
-	}
-	for name := range found {
-		p := (*n.peers.Load())[name]
-		if p == nil {
-			p = n.add(name, n.socketIn(name), n.socketPub(name), now)
-		}
-		if p.static {
-			continue
-		}
-		p.listed = true
-		p.mu.Lock()
-		p.inbox = n.socketIn(name)
-		lost := !p.connected
-		p.mu.Unlock()
-		n.subscribe(p, n.socketPub(name))
-		if lost {
-			p.dialNow()
-		}
-	}
-	for name, p := range *n.peers.Load() {
-		if !found[name] {
-			p.listed = false
-		}
 	}
 }

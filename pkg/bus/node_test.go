@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -204,4 +205,52 @@ func TestMetrics(t *testing.T) {
 	} {
 		bustest.Eventually(t, name, func() bool { return metric(t, reg, name) == want })
 	}
+}
+
+// hoarder keeps one frame in a hundred.
+type hoarder struct {
+	bustest.Recorder
+	n    int
+	kept [][]byte
+	want int
+	done chan struct{}
+}
+
+func (h *hoarder) Receive(_ bus.Peer, b []byte) {
+	if h.n++; h.n%100 == 0 {
+		h.kept = append(h.kept, b)
+	}
+	if h.n == h.want {
+		close(h.done)
+	}
+}
+
+// A receiver that keeps a small frame must not keep with it the message in which
+// it came: held connections keep frames for hours.
+func TestKeptFrameDoesNotKeepItsMessage(t *testing.T) {
+	dir := runDir(t)
+	a := newNode(t, bus.Options{Name: "proxy.0", Dir: dir})
+	h := hoarder{want: 300_000, done: make(chan struct{})}
+	bustest.Start(t, a, new(bustest.Recorder))
+	bustest.Start(t, newNode(t, bus.Options{Name: "handler.0", Dir: dir}), &h)
+	body := make([]byte, 100)
+	before := heap()
+	for range h.want {
+		bustest.Eventually(t, "room in the queue", func() bool { return a.Send("handler.0", body) == nil })
+	}
+	select {
+	case <-h.done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("frames are missing")
+	}
+	// 3,000 frames of 100 bytes are kept; the messages had 30 MB together.
+	bustest.Eventually(t, "the messages to be freed", func() bool { return heap() < before+10<<20 })
+	runtime.KeepAlive(h.kept)
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }

@@ -3,9 +3,12 @@ package bus
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // The session tests run two peers against each other without sockets or clock:
@@ -309,5 +312,107 @@ func TestSessionsUnderEveryKindOfTrouble(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// What is read late, from a connection that broke long ago, must not end or begin
+// a session. The simulation would not notice: it comes to rest all the same.
+func TestLateHellos(t *testing.T) {
+	const self, old, young = 7, 80, 90
+	now := time.Unix(1e9, 0)
+	fresh := func() (*peer, uint64) {
+		s := side{name: "a.0", boots: new(uint64)}
+		s.start(t, "b.0", rand.New(rand.NewPCG(1, 1)))
+		return s.p, s.p.own
+	}
+	hello := func(boot, epoch, toEpoch, started uint64) *envelope {
+		return &envelope{
+			Kind: kindHello, From: "b.0", FromBoot: boot, FromEpoch: epoch, ToBoot: self, ToEpoch: toEpoch, Started: started,
+		}
+	}
+	up := func(t *testing.T) (*peer, uint64) {
+		t.Helper()
+		p, own := fresh()
+		if c := p.handle(hello(young, 5, own, 2), self, now); c.up.Boot != young {
+			t.Fatalf("not up after a hello that names our epoch: %v", c)
+		}
+		return p, own
+	}
+	t.Run("of the boot before", func(t *testing.T) {
+		p, own := up(t)
+		if c := p.handle(hello(old, 9, own, 1), self, now); c.down.Boot != 0 || c.up.Boot != 0 || !p.up || p.boot != young {
+			t.Errorf("got %v", c)
+		}
+	})
+	t.Run("of the session before", func(t *testing.T) {
+		p, own := up(t)
+		if c := p.handle(hello(young, 4, own, 2), self, now); c.down.Boot != 0 || c.up.Boot != 0 || !p.up || p.epoch != 5 {
+			t.Errorf("got %v", c)
+		}
+	})
+	t.Run("of the boot before, with an epoch that we told it", func(t *testing.T) {
+		p, own := fresh()
+		p.handle(hello(young, 5, 0, 2), self, now)
+		if c := p.handle(hello(old, 9, own, 1), self, now); c.up.Boot != 0 || p.own == own {
+			t.Errorf("up with a boot that is over: %v", c)
+		}
+	})
+	t.Run("goodbye", func(t *testing.T) {
+		p, own := up(t)
+		e := hello(young, 5, own, 2)
+		e.Kind = kindBye
+		if c := p.handle(e, self, now); c.down.Boot != young || c.why != "stopped" {
+			t.Errorf("got %v", c)
+		}
+		if c := p.handle(hello(young, 5, own, 2), self, now); c.up.Boot != 0 {
+			t.Errorf("up after goodbye: %v", c)
+		}
+	})
+}
+
+func TestRepeatsAreDroppedAndCounted(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	m, err := newNodeMetrics(reg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &peer{name: "b.0", m: m.of("b"), boot: 1, epoch: 1, own: 1, epochs: new(atomic.Uint64)}
+	data := func(seq uint64, frames ...string) (got []string) {
+		e := envelope{Kind: kindData, From: "b.0", FromBoot: 1, FromEpoch: 1, ToBoot: 7, ToEpoch: 1, Seq: seq}
+		for _, f := range frames {
+			e.Frames = append(e.Frames, []byte(f))
+		}
+		c := p.handle(&e, 7, time.Unix(1e9, 0))
+		for _, f := range c.frames {
+			got = append(got, string(f))
+		}
+		return got
+	}
+	for _, step := range []struct {
+		seq       uint64
+		send, got string
+		repeats   float64
+	}{
+		{0, "a b c", "a b c", 0},
+		{0, "a b c", "", 3},
+		{1, "b c d", "d", 5},
+		{4, "e", "e", 5},
+	} {
+		if got := strings.Join(data(step.seq, strings.Fields(step.send)...), " "); got != step.got {
+			t.Errorf("%q from %d: got %q, want %q", step.send, step.seq, got, step.got)
+		}
+		families, err := reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			if n := f.GetMetric()[0].GetCounter().GetValue(); f.GetName() == "holdfast_bus_frames_repeated_total" && n != step.repeats {
+				t.Errorf("%v repeats counted, want %v", n, step.repeats)
+			}
+		}
+	}
+	// Frames that are missing end the session: no honest peer brings it about.
+	if data(9, "x"); p.up {
+		t.Error("a gap was passed over")
 	}
 }

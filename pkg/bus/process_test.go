@@ -199,3 +199,28 @@ func TestOneProcessPerName(t *testing.T) {
 		t.Errorf("got %v, want %q", err, want)
 	}
 }
+
+// An instance that was itself paused for longer than GiveUp must not take that
+// for the silence of the others.
+func TestOwnPauseIsNoReasonToGiveUpOthers(t *testing.T) {
+	t.Parallel()
+	dir := runDir(t)
+	const giveUp = 500 * time.Millisecond
+	proc := spawn(t, "handler.0", dir, giveUp)
+	a := newNode(t, bus.Options{Name: "proxy.0", Dir: dir, GiveUp: time.Minute, Heartbeat: 100 * time.Millisecond})
+	var r bustest.Recorder
+	bustest.Start(t, a, &r)
+	r.WaitUp(t, "handler.0")
+	for i := range 3 {
+		signal(t, proc, syscall.SIGSTOP)
+		time.Sleep(2 * giveUp) // the pause itself
+		signal(t, proc, syscall.SIGCONT)
+		if err := a.Send("handler.0", []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		r.WaitFrames(t, "handler.0", i+1)
+	}
+	if n := downs(r.Events()); n != 0 {
+		t.Errorf("%d PeerDown, want none", n)
+	}
+}

@@ -48,12 +48,11 @@ func newRelay(t *testing.T) *relay {
 
 func (r *relay) spec() string { return "tcp://" + r.l.Addr().String() }
 
-// lead makes the relay lead to the inbox of n.
-func (r *relay) lead(n *bus.Node) {
-	inbox, _ := n.Endpoints()
+// lead makes the relay lead to spec.
+func (r *relay) lead(spec string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.target = strings.TrimPrefix(inbox, "tcp://")
+	r.target = strings.TrimPrefix(spec, "tcp://")
 }
 
 func (r *relay) setShut(on bool) {
@@ -123,15 +122,18 @@ func tcpPair(t *testing.T, o bus.Options) (a, b *bus.Node, toA, toB *relay, reg 
 	t.Helper()
 	reg = prometheus.NewRegistry()
 	toA, toB = newRelay(t), newRelay(t)
+	pubA, pubB := newRelay(t), newRelay(t)
 	o.ListenInbox, o.ListenPub = "tcp://127.0.0.1:0", "tcp://127.0.0.1:0"
-	// PUB is not needed for a link to work.
-	o.Name, o.Peers = "handler.0", []bus.PeerSpec{{Name: "proxy.0", Inbox: toA.spec()}}
+	o.Name, o.Peers = "handler.0", []bus.PeerSpec{{Name: "proxy.0", Inbox: toA.spec(), Pub: pubA.spec()}}
 	b = newNode(t, o)
-	o.Name, o.Peers = "proxy.0", []bus.PeerSpec{{Name: "handler.0", Inbox: toB.spec()}}
+	o.Name, o.Peers = "proxy.0", []bus.PeerSpec{{Name: "handler.0", Inbox: toB.spec(), Pub: pubB.spec()}}
 	o.Registerer = reg
 	a = newNode(t, o)
-	toA.lead(a)
-	toB.lead(b)
+	for n, relays := range map[*bus.Node][2]*relay{a: {toA, pubA}, b: {toB, pubB}} {
+		inbox, pub := n.Endpoints()
+		relays[0].lead(inbox)
+		relays[1].lead(pub)
+	}
 	return a, b, toA, toB, reg
 }
 
