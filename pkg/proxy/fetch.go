@@ -189,15 +189,10 @@ func (s *Server) fetchHead(f *fetch, log *accessLine) (*response, error) {
 		return nil, fmt.Errorf("invalid URI %q", f.ask.URI)
 	}
 	o := &outgoing{tls: u.Scheme == "https" || u.Scheme == "wss", host: u.Host, path: u.RequestURI()}
-	g := s.routes.Load()
-	found, shared := g.table.ByID(f.ask.Route)
-	if shared {
-		found = g.table.Match(route.Request{Host: u.Host, Path: o.path, TLS: o.tls})
+	internal, err := s.fetchRoute(o, f.ask, u)
+	if err != nil {
+		return nil, err
 	}
-	if found == nil {
-		return nil, errors.New("the route is gone")
-	}
-	o.rule = g.rules[found]
 	rules := headerRules{
 		internal: true, grip: true, cdnLoop: s.opts.CDNLoop, setProtocol: s.opts.SetXForwardedProtocol, tls: o.tls,
 		acceptProtocol: s.opts.AcceptXForwardedProtocol, forwardedFor: s.opts.XForwardedFor,
@@ -205,13 +200,11 @@ func (s *Server) fetchHead(f *fetch, log *accessLine) (*response, error) {
 	if rules.sig, err = o.rule.signer.Sign(s.opts.Now()); err != nil {
 		return nil, err
 	}
-	targets := found.Targets
-	if sameHost(f.ask.Base, u) && found.MatchesPath(o.path) {
-		rules.set = found.Headers
+	targets := o.rule.Targets
+	if internal {
+		rules.set = o.rule.Headers
 		o.rewrite()
-		if found.Named {
-			log.rule = o.rule
-		}
+		log.rule = o.rule
 	} else {
 		targets = []route.Target{directTarget(u, o.tls, targets)}
 	}
@@ -234,6 +227,28 @@ func (s *Server) fetchHead(f *fetch, log *accessLine) (*response, error) {
 		}
 	}
 	return nil, err
+}
+
+// fetchRoute finds the rule for a request on behalf of a hold. A link to where
+// the client's own request went takes the same route, or the one that a client
+// would get for it. Other links are external: they go to their own host, and the
+// hold's route is there to sign them.
+func (s *Server) fetchRoute(o *outgoing, ask *frame.Fetch, u *url.URL) (internal bool, err error) {
+	g := s.routes.Load()
+	own, shared := g.table.ByID(ask.Route)
+	best := own
+	same := sameHost(ask.Base, u)
+	if shared || same && own != nil && !own.MatchesPath(o.path) {
+		best = g.table.Match(route.Request{Host: u.Host, Path: o.path, TLS: o.tls})
+	}
+	if best == nil {
+		best, same = own, false
+	}
+	if best == nil {
+		return false, errors.New("the route is gone")
+	}
+	o.rule = g.rules[best]
+	return same, nil
 }
 
 // directTarget is the host of a link that leads elsewhere. It is trusted no more

@@ -27,6 +27,8 @@ func TestFetch(t *testing.T) {
 		"*,id=untrusted,path_beg=/u " + inner.addr + ",untrusted",
 		"*,id=dead,path_beg=/d " + dead,
 		"*,id=test,path_beg=/t test",
+		"127.0.0.1,id=one,path_beg=/y test",
+		"127.0.0.1,path_beg=/out test",
 	}, "\n"), func(o *Options) { o.XForwardedFor = ForwardedFor{Append: true}; o.CDNLoop = "me" })
 
 	r.handler.fetch(t, &frame.Fetch{Token: 1, Method: "GET", URI: "http://h/in?q", Route: "r", Base: "http://h:80", Header: lines("Grip-Last: c; last-id=1")})
@@ -51,7 +53,8 @@ func TestFetch(t *testing.T) {
 		at        *testOrigin
 	}{
 		{"other host", frame.Fetch{Method: "GET", URI: "http://" + outer.addr + "/in", Route: "r", Base: "http://h"}, 200, "", "next", outer},
-		{"other path", frame.Fetch{Method: "GET", URI: "http://" + outer.addr + "/out", Route: "r", Base: "http://" + outer.addr}, 200, "", "next", outer},
+		{"other path", frame.Fetch{Method: "GET", URI: "http://" + outer.addr + "/out", Route: "r", Base: "http://" + outer.addr}, 200, "", "Hello from the Holdfast test handler!\n", nil},
+		{"other path, no route", frame.Fetch{Method: "GET", URI: "http://" + outer.addr + "/x", Route: "one", Base: "http://" + outer.addr}, 200, "", "next", outer},
 		{"filter", frame.Fetch{Method: "POST", URI: "http://h/in", Route: "r", Base: "http://h", Body: []byte("message"), Header: lines("Sub-Meta: {}")}, 200, "", "next", inner},
 		{"WebSocket base", frame.Fetch{Method: "GET", URI: "http://h/in", Route: "r", Base: "ws://H"}, 200, "", "next", inner},
 		{"test origin", frame.Fetch{Method: "GET", URI: "http://h/t", Route: "test", Base: "http://h"}, 200, "", "Hello from the Holdfast test handler!\n", nil},
