@@ -28,7 +28,18 @@
 // happens then. Nothing is allocated for a member that keeps up.
 //
 // Every publication is accounted for, to each member: delivered when its last
-// byte was written to the socket, or dropped, with a reason.
+// byte was written to the socket, or dropped, with a reason. There may be several
+// outcomes for one publication (one from each writer, and later ones for what
+// waited in a backlog); they are to be added up.
+//
+// # What handlers can rely on
+//
+// Groups count from the moment a Hold arrives, even if it overtook frames of the
+// proxy. The answers to a response hold, the timeout response included, are
+// wrapped here if Hold.JSONP is set. The window for body frames is
+// frame.InitialWindow from the Hold on; connmgr sends credits for what the client
+// has taken. A Finish without a status sends the hold's own response. Where
+// half-closing counts as leaving, and why, is at writer.probe.
 //
 // # Clients that leave
 //
