@@ -659,7 +659,7 @@ func TestUsage(t *testing.T) {
 	}{
 		{"help", []string{"--help"}, 0, `^usage: holdfast`},
 		{"help, short", []string{"-h"}, 0, `^usage: holdfast`},
-		{"version", []string{"--version"}, 0, `^holdfast connmgr \S+\n$`},
+		{"version", []string{"--version"}, 0, `^holdfast \S+\n$`},
 		{"unknown", []string{"--bogus"}, 2, `^error: Unknown option 'bogus'\.\n\nusage`},
 		{"unknown, one dash", []string{"-bogus=1"}, 2, `^error: Unknown option 'bogus'\.\n\nusage`},
 		{"no value", []string{"--port"}, 2, `^error: Missing value after '--port'\.\n`},
