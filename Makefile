@@ -36,8 +36,8 @@ test-race: ## run the tests with the race detector, in random order
 	go test -race -shuffle=on -count=1 ./...
 
 .PHONY: test-e2e
-test-e2e: build ## run the tests that start the real programs
-	go test -count=1 ./scripts/... ./test/... ./examples/...
+test-e2e: build ## run the tests that start the real programs (see test/clients)
+	go test -count=1 -tags e2e ./scripts/... ./test/...
 
 .PHONY: conformance
 conformance: build ## judge Holdfast from outside, case by case

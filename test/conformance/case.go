@@ -251,7 +251,7 @@ func (t *T) Subscribed(channels ...string) {
 	}
 }
 
-// Pushpin reports whether it is Debian's Pushpin that is examined, for texts
+// OnPushpin reports whether it is Debian's Pushpin that is examined, for texts
 // that later releases changed.
 func (t *T) OnPushpin() bool { return t.Proxy.Kind == stack.Pushpin }
 

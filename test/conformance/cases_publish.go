@@ -224,8 +224,8 @@ func publishCases() []*Case {
 				ch := t.Ch("c")
 				t.Always(hold("response", ch, "to\n"))
 				c := t.poll("/", ch)
-				t.Push(tnet(tmap{{"channel", ch}, {"formats", tmap{{"http-response", tmap{
-					{"code", 202}, {"reason", "Why not"}, {"headers", []any{[]any{"X-A", "1"}}}, {"body", "b\xff"}}}}}}))
+				response := tmap{{"code", 202}, {"reason", "Why not"}, {"headers", []any{[]any{"X-A", "1"}}}, {"body", "b\xff"}}
+				t.Push(tnet(tmap{{"channel", ch}, {"formats", tmap{{"http-response", response}}}}))
 				t.Is(c.Read("GET"), "HTTP/1.1 202 Why not", plainText+"\nX-A: 1", "b\xff")
 			},
 		},

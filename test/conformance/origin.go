@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -263,6 +264,6 @@ func (x *Exchange) Gone() bool {
 	_ = x.conn.SetReadDeadline(time.Now().Add(15 * time.Second))
 	_, err := x.br.ReadByte()
 	x.over = true
-	ne, ok := err.(net.Error)
-	return err != nil && (!ok || !ne.Timeout())
+	var ne net.Error
+	return err != nil && (!errors.As(err, &ne) || !ne.Timeout())
 }
