@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/publish"
 )
 
 // counter is a connmgr that only counts publications and reports them.
@@ -168,6 +169,41 @@ func TestHoldMemory(t *testing.T) {
 				t.Errorf("a hold costs %d bytes, want at most %d", each, c.limit)
 			}
 			runtime.KeepAlive(r.s)
+		})
+	}
+}
+
+// BenchmarkFanOut is one item for 10,000 subscribers of a channel, up to the
+// frames on the bus.
+func BenchmarkFanOut(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		channel frame.Channel
+	}{
+		{"plain", frame.Channel{Name: "all"}},
+		{"skip-self", frame.Channel{Name: "all", Filters: []string{"skip-self"}}},
+		{"var-subst", frame.Channel{Name: "all", Filters: []string{"var-subst"}}},
+		{"prev-id", frame.Channel{Name: "all", HasPrevID: true}},
+	} {
+		b.Run(c.name, func(b *testing.B) {
+			r := newRig(b, func(o *Options) { o.now = time.Now })
+			crowd(b, r, 10000, func(i int, a *frame.Accept) {
+				a.Channels[0] = c.channel
+				a.Meta = []frame.Field{{Name: "user", Value: fmt.Sprint("user-", i%100)}}
+				if c.channel.HasPrevID {
+					a.Next.URI = "http://example.com/next"
+				}
+			})
+			b.ReportAllocs()
+			last := ""
+			for i := 0; b.Loop(); i++ {
+				it := &publish.Item{
+					Channel: "all", ID: fmt.Sprint(i), HasID: c.channel.HasPrevID, PrevID: last,
+					Meta: map[string]string{"sender": "user-1"}, Stream: &publish.Format{Body: []byte("hello %(user)s")},
+				}
+				last = it.ID
+				r.s.publish(intakePull, it)
+			}
 		})
 	}
 }

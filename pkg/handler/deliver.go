@@ -59,6 +59,7 @@ func (s *Server) fanOut(it *publish.Item, c *chann) {
 	if s.logInfo {
 		s.log.Info(fmt.Sprintf("publish channel=%s receivers=%d", it.Channel, receivers))
 	}
+	s.stats.published(it, c)
 	if receivers == 0 {
 		return
 	}
@@ -100,7 +101,7 @@ func (s *Server) deliver(it *publish.Item, f *publish.Format, g *group, skip map
 		return
 	}
 	n := len(g.Subs)
-	s.sendDeliver(g.Key.peer, &frame.Deliver{Group: g.Tag}, it, f, g.Key.mode, f.Body, nil, n)
+	s.sendDeliver(g.Key, &frame.Deliver{Group: g.Tag}, it, f, f.Body, nil, n)
 	if g.Key.mode == frame.ModeResponse || f.Action == publish.Close {
 		s.dissolve(g)
 	}
@@ -115,11 +116,11 @@ func (s *Server) dissolve(g *group) {
 }
 
 // sendDeliver completes a Deliver frame for n members and sends it.
-func (s *Server) sendDeliver(p *peer, d *frame.Deliver, it *publish.Item, f *publish.Format, mode frame.Mode, body []byte, header []frame.Field, n int) {
+func (s *Server) sendDeliver(key groupKey, d *frame.Deliver, it *publish.Item, f *publish.Format, body []byte, header []frame.Field, n int) {
 	if n == 0 {
 		return
 	}
-	d.Mode, d.Body, d.Header, d.ItemID = mode, body, header, it.ID
+	d.Mode, d.Body, d.Header, d.ItemID = key.mode, body, header, it.ID
 	d.Code, d.Reason, d.Kind = uint16(f.Code), f.Reason, uint8(f.Kind)
 	if f.Action == publish.Close {
 		d.Action = frame.ActionClose
@@ -128,10 +129,12 @@ func (s *Server) sendDeliver(p *peer, d *frame.Deliver, it *publish.Item, f *pub
 		d.Header = s.header(f)
 	}
 	d.Expose = f.Expose
-	d.Pub = s.ledger.begin(p, mode, n, s.now())
-	if err := s.send(p.name, d); err != nil {
+	d.Pub = s.ledger.begin(key.peer, key.mode, n, s.now())
+	if err := s.send(key.peer.name, d); err != nil {
 		s.ledger.cancel(d.Pub, sendReason(err))
+		return
 	}
+	s.stats.sent(key, it, f, n)
 }
 
 func (s *Server) header(f *publish.Format) []frame.Field {
@@ -159,6 +162,7 @@ type round struct {
 	it      *publish.Item
 	f       *publish.Format
 	same    parcel             // the body as it was published
+	view    view               // of the member at hand; here so that it is made once
 	changed map[string]*parcel // by body and exposed names
 	patched map[string][]byte  // by base
 }
@@ -167,12 +171,22 @@ func (s *Server) deliverEach(it *publish.Item, f *publish.Format, g *group, skip
 	r := round{s: s, it: it, f: f}
 	// From the end: members that leave meanwhile are replaced by ones that were
 	// seen already.
+	var except []uint64 // members that do not get the body as it was published
 	for i := len(g.Subs) - 1; i >= 0; i-- {
-		if sb := g.Subs[i].Owner; !skip[sb] {
+		sb := g.Subs[i].Owner
+		id, n := sb.hold.id, len(r.same.ids)
+		if !skip[sb] {
 			r.member(sb)
 		}
+		if len(r.same.ids) == n {
+			except = append(except, id)
+		}
 	}
-	r.flush(g.Key.peer, g.Key.mode)
+	if len(except) < len(r.same.ids) {
+		s.sendDeliver(g.Key, &frame.Deliver{Group: g.Tag, Except: except}, it, f, f.Body, nil, len(r.same.ids))
+		r.same.ids = nil
+	}
+	r.flush(g.Key)
 }
 
 // member decides what the item is for one member, in the order that GRIP gives:
@@ -199,7 +213,8 @@ func (r *round) member(sb *sub) {
 		r.pass(sb, r.f.Body, false)
 		return
 	}
-	res, err := filter.Run(sb.filters, 0, &view{h, sb, r.it}, r.it.Meta, r.f.Body)
+	r.view = view{h, sb, r.it}
+	res, err := filter.Run(sb.filters, 0, &r.view, r.it.Meta, r.f.Body)
 	r.filtered(sb, res, err)
 }
 
@@ -231,7 +246,7 @@ func (r *round) filtered(sb *sub, res filter.Result, err error) {
 	case res.Verdict == filter.Ask:
 		r.s.askFilter(h, sb, r.it, r.f, res)
 	default:
-		r.pass(sb, res.Content, true)
+		r.pass(sb, res.Content, !sameBytes(res.Content, r.f.Body))
 	}
 }
 
@@ -271,6 +286,12 @@ func (r *round) pass(sb *sub, body []byte, filtered bool) {
 	} else {
 		s.touchNextTimer(h)
 	}
+}
+
+// sameBytes reports whether a and b are the same piece of memory, as they are
+// when no filter touched the content.
+func sameBytes(a, b []byte) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
 // exposed returns what Access-Control-Expose-Headers of a held response with
@@ -330,19 +351,19 @@ func (r *round) drop(h *hold, reason frame.Reason) {
 }
 
 // flush sends what was decided.
-func (r *round) flush(p *peer, mode frame.Mode) {
-	r.send(p, mode, &r.same, r.f.Body)
+func (r *round) flush(key groupKey) {
+	r.send(key, &r.same, r.f.Body)
 	for _, c := range r.changed {
-		r.send(p, mode, c, c.body)
+		r.send(key, c, c.body)
 	}
 }
 
-func (r *round) send(p *peer, mode frame.Mode, c *parcel, body []byte) {
+func (r *round) send(key groupKey, c *parcel, body []byte) {
 	var header []frame.Field
 	if c.exposed != "" {
 		header = append(r.s.header(r.f), frame.Field{Name: exposeHeaders, Value: c.exposed})
 	}
-	r.s.sendDeliver(p, &frame.Deliver{Only: c.ids}, r.it, r.f, mode, body, header, len(c.ids))
+	r.s.sendDeliver(key, &frame.Deliver{Only: c.ids}, r.it, r.f, body, header, len(c.ids))
 }
 
 // mergeExposed adds the names of header fields to a list of them.

@@ -313,9 +313,10 @@ func (s *Server) askFilter(h *hold, sb *sub, it *publish.Item, f *publish.Format
 						answer.Drop = true
 					}
 				}
+				key := sb.Group().Key // the item may end the hold
 				res, err := filter.Resume(sb.filters, res, answer, &view{h, sb, it}, it.Meta)
 				r.filtered(sb, res, err)
-				r.flush(h.peer, h.mode)
+				r.flush(key)
 			}
 			if !h.over {
 				s.drain(h, false)

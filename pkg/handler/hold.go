@@ -71,6 +71,7 @@ type hold struct {
 	route   unique.Handle[string]
 	prefix  unique.Handle[string]
 	connID  string
+	addr    string // of the client
 	meta    []frame.Field
 	// base is what a body-patch is applied to; "" if it could not be. Most
 	// long-polls of a site have the same timeout body, and share it here.
@@ -83,8 +84,11 @@ type hold struct {
 	named   bool // the route's id was given by the operator
 	debug   bool
 	cors    bool
-	over    bool // nothing is delivered any more; connmgr has yet to say Closed
+	slot    uint8 // see routeStats
+	over    bool  // nothing is delivered any more; connmgr has yet to say Closed
 	update  updateState
+	// replaced holds go on under another number.
+	replaced bool
 }
 
 // more is what only some holds need: WebSockets, whose subscriptions change, and
@@ -145,7 +149,7 @@ func tidyChannels(all []frame.Channel, limit int) []frame.Channel {
 // memory of the frame that it does not need.
 func (s *Server) newHold(p *peer, a *frame.Accept) *hold {
 	h := &hold{
-		peer: p, id: a.X.ID, sendSeq: a.SendSeq, connID: a.ConnID,
+		peer: p, id: a.X.ID, sendSeq: a.SendSeq, connID: a.ConnID, addr: a.Peer,
 		route: unique.Make(a.Route), prefix: unique.Make(a.Prefix),
 		mode: a.Mode, named: a.RouteNamed, debug: a.Debug, cors: a.CORS,
 		meta: slices.Clone(a.Meta), base: none, exposed: none,
@@ -238,14 +242,19 @@ func (s *Server) join(h *hold, sb *sub, name string) bool {
 	if h.named {
 		key.route = h.route
 	}
-	return s.index.Subscribe(&sb.Sub, name, key, h.mode == frame.ModeResponse, func() string {
+	first := s.index.Subscribe(&sb.Sub, name, key, h.mode == frame.ModeResponse, func() string {
 		return groupName(key.mode, key.tracked, key.route.Value(), name)
 	})
+	s.stats.subscribed(h.mode, sb.Channel())
+	return first
 }
 
 func (s *Server) unsubscribe(subs []sub) {
 	for i := range subs {
-		s.index.Unsubscribe(&subs[i].Sub)
+		if c := subs[i].Channel(); c != nil {
+			s.index.Unsubscribe(&subs[i].Sub)
+			s.stats.unsubscribed(subs[i].hold.mode, c.Name)
+		}
 	}
 	s.subs -= len(subs)
 }
@@ -364,6 +373,7 @@ func (s *Server) hold(p *peer, a *frame.Accept) {
 			}
 		}
 	}
+	s.stats.opened(h, !a.Retry)
 	record := h.record(a)
 	first := s.subscribe(h, a.Channels)
 	err := s.sendTo(h, &frame.Hold{
@@ -477,6 +487,7 @@ func (s *Server) rebuild(p *peer, held *frame.Held) {
 	h := s.newHold(p, a)
 	p.holds[h.id] = h
 	s.metrics.holds[h.mode].Inc()
+	s.stats.opened(h, false)
 	s.subscribe(h, a.Channels)
 	if a.Mode == frame.ModeNone {
 		s.fetchNext(h)
@@ -488,6 +499,7 @@ func (s *Server) rebuild(p *peer, held *frame.Held) {
 // closed is called when connmgr says that a hold is over.
 func (s *Server) closed(h *hold, reason frame.Reason) {
 	s.leave(h)
+	h.replaced = reason == frame.ReasonReplaced
 	s.forget(h)
 	// A retry is not the end for the client; the new hold has the link again.
 	if reason != frame.ReasonReplaced && h.more != nil && h.more.acc.Gone != "" {
@@ -501,6 +513,7 @@ func (s *Server) forget(h *hold) {
 	if h.peer.holds[h.id] == h {
 		delete(h.peer.holds, h.id)
 		s.metrics.holds[h.mode].Dec()
+		s.stats.closed(h, h.replaced)
 	}
 }
 

@@ -55,6 +55,14 @@ func (s *Server) serveSockets(ctx context.Context) error {
 		opened = append(opened, router)
 		loops = append(loops, func(ctx context.Context) error { return s.commandLoop(ctx, router) })
 	}
+	if s.opt.Stats != "" {
+		pub, err := bus.NewPub(s.socket("stats", s.opt.Stats))
+		if err != nil {
+			return fmt.Errorf("stats socket %s: %w", s.opt.Stats, err)
+		}
+		opened = append(opened, pub)
+		loops = append(loops, func(ctx context.Context) error { return s.statsLoop(ctx, pub) })
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range loops {
 		g.Go(func() error { return l(ctx) })

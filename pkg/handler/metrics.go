@@ -25,6 +25,7 @@ type metrics struct {
 	// Pushpin's.
 	requestReceived     prometheus.Counter
 	connectionConnected prometheus.GaugeFunc
+	connectionMinute    prometheus.Counter
 	messageReceived     prometheus.Counter
 	messageSent         prometheus.Counter
 
@@ -79,7 +80,8 @@ func newMetrics(s *Server, r prometheus.Registerer, prefix string) (*metrics, er
 		retries:             counter("holdfast_handler_retries_total", "Held requests that were sent to their origin again."),
 		filterErrors:        counter("holdfast_handler_filter_errors_total", "Messages that a filter failed on."),
 		sendErrors:          counter("holdfast_handler_send_errors_total", "Frames that the bus did not take."),
-		connectionConnected: gauge(prefix+"connection_connected", "Held connections.", locked(s.holdCount)),
+		connectionConnected: gauge(prefix+"connection_connected", "The most connections in this interval, summed over routes.", locked(s.stats.connections)),
+		connectionMinute:    counter(prefix+"connection_minute", "Minutes of connections, each begun one counted."),
 	}
 	gauge("holdfast_handler_channels", "Channels that are subscribed to, or linger.", locked(func() int { return s.index.Len() }))
 	gauge("holdfast_handler_subscriptions", "Subscriptions of all holds.", locked(func() int { return s.subs }))

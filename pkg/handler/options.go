@@ -120,6 +120,9 @@ func (o *Options) check() error {
 	need(o.MessageWait >= 0, "MessageWait is negative")
 	need(o.IDCacheTTL >= 0, "IDCacheTTL is negative")
 	need(o.SubscriptionMax > 0, "SubscriptionMax must be positive")
+	need(o.StatsSubscriptionTTL > 0, "StatsSubscriptionTTL must be positive")
+	need(o.StatsReportInterval > 0, "StatsReportInterval must be positive")
+	need(o.MessageRate >= 0, "MessageRate is negative")
 	need(o.SubscriptionLinger >= 0, "SubscriptionLinger is negative")
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("handler options: %w", err)

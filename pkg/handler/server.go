@@ -53,6 +53,7 @@ type Server struct {
 	waited    bool // for a first connmgr
 	isReady   bool
 	topics    topics // of the SUB socket; nil if there is none
+	stats     stats
 }
 
 // topics is what the SUB socket needs to know. Its methods do not block.
@@ -101,6 +102,7 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("handler metrics: %w", err)
 	}
 	s.ledger = newLedger(s.metrics)
+	s.stats = newStats(s)
 	if o.HTTPAddr != "" {
 		// Connections live for one request, within HTTPTimeout: keep-alive probes
 		// would be four system calls for nothing.
@@ -213,9 +215,11 @@ func (s *Server) tick() {
 		s.unpark(now)
 	}
 	s.expireFetches(now, "")
+	s.stats.tick(now)
 	if s.ticks%int(time.Second/tickEvery) == 0 {
 		s.index.Tick(s.fanOut)
 		s.ledger.expire(now)
+		s.stats.second(now)
 		s.writeRecords()
 	}
 }
@@ -391,4 +395,5 @@ func (s *Server) channelEnded(name string) {
 	if s.topics != nil {
 		s.topics.Unsubscribe(name)
 	}
+	s.stats.ended(name)
 }

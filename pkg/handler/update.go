@@ -1,7 +1,6 @@
 package handler
 
 import (
-	"slices"
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
@@ -133,8 +132,9 @@ func (s *Server) drain(h *hold, resync bool) {
 		}
 		resync = false
 		r := round{s: s, it: q.it, f: q.f}
+		key := sb.Group().Key // the item may end the hold
 		r.member(sb)
-		r.flush(h.peer, h.mode)
+		r.flush(key)
 	}
 }
 
@@ -266,9 +266,12 @@ func (s *Server) touchNextTimer(h *hold) {
 	if !h.follows() || !h.more.timer.Active() {
 		return
 	}
-	if !slices.ContainsFunc(h.subs, func(sb sub) bool { return !sb.active }) {
-		s.startNextTimer(h)
+	for i := range h.subs {
+		if !h.subs[i].active {
+			return
+		}
 	}
+	s.startNextTimer(h)
 }
 
 // stopFollowing ends what a hold has under way.

@@ -1,0 +1,203 @@
+package handler
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/tnet"
+)
+
+// listen collects what the stats socket says.
+func listen(t *testing.T, spec string) func() []map[string]any {
+	t.Helper()
+	sub, err := bus.NewSub(bus.SocketOptions{Name: "test", Connect: []string{spec}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sub.Subscribe("")
+	var mu sync.Mutex
+	var all []map[string]any
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			parts, err := sub.Recv(ctx)
+			if err != nil {
+				return
+			}
+			kind, rest, _ := bytes.Cut(parts[0], []byte(" "))
+			var m map[string]any
+			if rest[0] == 'J' {
+				err = json.Unmarshal(rest[1:], &m)
+			} else {
+				var v any
+				v, err = tnet.Decode(rest[1:])
+				m, _ = v.(map[string]any)
+			}
+			if err != nil || len(parts) != 1 || m["from"] != "handler.0" {
+				t.Errorf("got %q, %v", parts, err)
+				continue
+			}
+			m["kind"] = string(kind)
+			mu.Lock()
+			all = append(all, m)
+			mu.Unlock()
+		}
+	}()
+	t.Cleanup(func() { cancel(); <-done; sub.Close() })
+	return func() []map[string]any {
+		mu.Lock()
+		defer mu.Unlock()
+		return append([]map[string]any(nil), all...)
+	}
+}
+
+func TestStats(t *testing.T) {
+	for _, asJSON := range []bool{false, true} {
+		t.Run(fmt.Sprint("json ", asJSON), func(t *testing.T) {
+			r := newRig(t, sockets(t), func(o *Options) { o.StatsJSON, o.MessageBlockSize = asJSON, 10 })
+			said := listen(t, r.opt.Stats)
+			// find returns what was said of a kind, with these fields.
+			find := func(kind string, fields ...any) (found map[string]any) {
+				for _, m := range said() {
+					ok := m["kind"] == kind
+					for i := 0; i < len(fields); i += 2 {
+						ok = ok && fmt.Sprint(m[fields[i].(string)]) == fmt.Sprint(fields[i+1])
+					}
+					if ok {
+						found = m
+					}
+				}
+				return found
+			}
+			wait := func(kind string, fields ...any) {
+				t.Helper()
+				r.wait(fmt.Sprint(kind, fields), func() bool { return find(kind, fields...) != nil })
+			}
+			r.wait("the listener is subscribed", func() bool {
+				h := r.hold(frame.ModeStream, ch("warm"))
+				defer r.conn.leave(h)
+				return find("sub", "channel", "warm") != nil
+			})
+			h := r.holdWith(frame.ModeStream, func(a *frame.Accept) { a.Peer, a.RouteNamed = "192.0.2.1", true }, ch("a"))
+			r.hold(frame.ModeStream, ch("a"))
+			poll := r.hold(frame.ModeResponse, ch("a"))
+			wait("conn", "id", fmt.Sprint("0-0-", h.id), "type", "http", "peer-address", "192.0.2.1", "route", "r1", "ttl", 120)
+			wait("sub", "channel", "a", "mode", "stream", "subscribers", 1, "ttl", 60)
+			wait("sub", "channel", "a", "mode", "response", "subscribers", 1)
+			wait("activity", "route", "r1", "count", 1)
+			wait("counts")
+			r.publish(`{"channel":"a","id":"7","formats":{"http-stream":{"content":"twelve bytes"},"http-response":{"body":""}}}`)
+			wait("message", "channel", "a", "count", 2, "transport", "http-stream", "item-id", "7", "blocks", 4)
+			wait("message", "channel", "a", "count", 1, "transport", "http-response", "item-id", "7", "blocks", 1)
+			r.expect(poll, "")
+			wait("conn", "id", fmt.Sprint("0-0-", poll.id), "unavailable", true)
+			r.clock.advance(10 * time.Second)
+			wait("report", "route", "r1", "sent", 1, "connections", 1, "minutes", 1, "blocks-sent", 2)
+			wait("report", "received", 1, "sent", 2, "http-response-sent", 1)
+			r.conn.leave(h)
+			if find("sub", "channel", "a", "mode", "response", "unavailable", true) != nil {
+				t.Error("the channel lingers for long-polls, but was said to be gone")
+			}
+			r.clock.advance(61 * time.Second)
+			wait("sub", "channel", "a", "mode", "stream", "subscribers", 1)
+			for _, h := range r.conn.holds {
+				r.conn.leave(h)
+			}
+			wait("sub", "channel", "a", "mode", "stream", "unavailable", true)
+			wait("sub", "channel", "a", "mode", "response", "unavailable", true)
+			if n := r.metric("connection_minute", ""); n < 3 {
+				t.Errorf("%v minutes, want at least one for each connection", n)
+			}
+		})
+	}
+}
+
+// FuzzControlRequest: whatever comes, the answer is a response of ours, and no
+// more is read than the limits allow.
+func FuzzControlRequest(f *testing.F) {
+	f.Add("POST /publish/ HTTP/1.1\r\nContent-Length: 12\r\n\r\n{\"items\":[]}")
+	f.Add("GET / HTTP/1.0\n\n")
+	f.Add("POST /recover HTTP/1.1\r\nContent-Length: 1\r\nAccept: application/json\r\nExpect: 100-continue\r\n\r\n{")
+	s, err := New(Options{
+		Bus: deadBus{}, HTTPMaxHeader: 200, HTTPMaxBody: 100, HTTPMaxConns: 1, HTTPTimeout: time.Second, SubscriptionMax: 1,
+		StatsReportInterval: time.Second, StatsSubscriptionTTL: time.Second,
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	close(s.ready)
+	f.Fuzz(func(t *testing.T, in string) {
+		req := request{version: "HTTP/1.1"}
+		var interim strings.Builder
+		res, err := s.readRequest(bufio.NewReader(strings.NewReader(in)), &interim, &req)
+		if err != nil {
+			return
+		}
+		if len(req.body) > 100 {
+			t.Fatalf("%d bytes of body were read", len(req.body))
+		}
+		if res == nil {
+			var items int
+			r, list := s.respond(&req)
+			res, items = r, len(list)
+			if items > 0 && res.code != 200 {
+				t.Fatalf("%d items with status %d", items, res.code)
+			}
+		}
+		out := string(res.bytes(&req))
+		if !strings.HasPrefix(out, req.version+" ") || statusText[res.code] == "" || strings.Count(out, "\r\n\r\n") < 1 {
+			t.Fatalf("answer %q", out)
+		}
+	})
+}
+
+// FuzzCommand: a command is answered with a tnetstring, or not at all.
+func FuzzCommand(f *testing.F) {
+	for _, m := range []string{"publish", "recover", "refresh", "conncheck", "get-zmq-uris", "sing"} {
+		f.Add(tnet.Append(nil, map[string]any{"method": m, "id": "1", "args": map[string]any{"items": []any{}, "ids": []any{"x"}, "cid": "x", "channel": "x"}}))
+	}
+	s, err := New(Options{
+		Bus: deadBus{}, HTTPMaxHeader: 200, HTTPMaxBody: 100, HTTPMaxConns: 1, HTTPTimeout: time.Second, SubscriptionMax: 1,
+		StatsReportInterval: time.Second, StatsSubscriptionTTL: time.Second,
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, in []byte) {
+		out, items, ok := s.command(in)
+		if !ok {
+			if out != nil || items != nil {
+				t.Fatal("an answer to what cannot be read")
+			}
+			return
+		}
+		v, err := tnet.Decode(out)
+		m, isDict := v.(map[string]any)
+		success, isBool := m["success"].(bool)
+		_, failed := m["condition"]
+		if err != nil || !isDict || !isBool || success == failed {
+			t.Fatalf("answer %q", out)
+		}
+	})
+}
+
+// deadBus is a bus without peers.
+type deadBus struct{}
+
+func (deadBus) Name() string                            { return "handler.0" }
+func (deadBus) Boot() uint64                            { return 1 }
+func (deadBus) Send(string, []byte) error               { return bus.ErrNoPeer }
+func (deadBus) Publish(string, []byte)                  {}
+func (deadBus) Peers(string) []bus.Peer                 { return nil }
+func (deadBus) Run(context.Context, bus.Receiver) error { return nil }
