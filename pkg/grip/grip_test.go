@@ -2,6 +2,7 @@ package grip
 
 import (
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"slices"
@@ -211,6 +212,23 @@ func TestCORS(t *testing.T) {
 	}
 }
 
+func TestParseBounds(t *testing.T) {
+	var meta, headers strings.Builder
+	for i := range frame.MaxHeaders {
+		fmt.Fprintf(&meta, "a%d=1,", i)
+		fmt.Fprintf(&headers, `["A","%d"],`, i)
+	}
+	_, err := Parse(200, "OK", []frame.Field{{Name: "Grip-Set-Meta", Value: meta.String()}}, nil, "")
+	if err == nil || err.Error() != "too many meta variables" {
+		t.Errorf("meta: got %v", err)
+	}
+	body := `{"response":{"headers":[` + strings.TrimSuffix(headers.String(), ",") + `]}}`
+	_, err = Parse(200, "OK", []frame.Field{{Name: "Content-Type", Value: "application/grip-instruct"}}, []byte(body), "")
+	if err == nil || err.Error() != "too many headers" {
+		t.Errorf("headers: got %v", err)
+	}
+}
+
 // FuzzParse checks what the rest of the system relies on whatever an origin
 // sends.
 func FuzzParse(f *testing.F) {
@@ -240,7 +258,7 @@ func FuzzParse(f *testing.F) {
 			}
 			return
 		}
-		if in.Code < 100 || in.Code > 999 || strings.ContainsAny(in.Reason, "\r\n") {
+		if in.Code < 200 || in.Code > 999 || strings.ContainsAny(in.Reason, "\r\n") {
 			t.Errorf("status %d %q", in.Code, in.Reason)
 		}
 		for _, f := range in.Header {

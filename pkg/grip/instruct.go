@@ -16,6 +16,9 @@ const (
 	defaultKeepAliveTimeout = 55
 	minKeepAliveTimeout     = 1
 	defaultNextTimeout      = 120
+
+	// What goes into one frame, with room for fields that are added on the way.
+	maxFields = frame.MaxHeaders - 32
 )
 
 // Features is the value of Grip-Feature: what origins may rely on.
@@ -46,8 +49,21 @@ type Instruct struct {
 // absolute URI. h is not changed; body becomes part of the result.
 func Parse(code int, reason string, h []frame.Field, body []byte, base string) (*Instruct, error) {
 	in := &Instruct{Code: code, Reason: reason, Body: body}
-	if err := in.parseHeader(h, base); err != nil {
+	if err := in.parse(code, h, body, base); err != nil {
 		return nil, err
+	}
+	if len(in.Header) > maxFields {
+		return nil, errorf("too many headers")
+	}
+	if len(in.Meta) > maxFields {
+		return nil, errorf("too many meta variables")
+	}
+	return in, nil
+}
+
+func (in *Instruct) parse(code int, h []frame.Field, body []byte, base string) error {
+	if err := in.parseHeader(h, base); err != nil {
+		return err
 	}
 	// The media type is trimmed here although IsJSON does not trim it, as in
 	// Pushpin: with "application/grip-instruct ;" it takes another Grip-* field
@@ -56,16 +72,16 @@ func Parse(code int, reason string, h []frame.Field, body []byte, base string) (
 	mediaType, _, _ := strings.Cut(contentType, ";")
 	if strings.TrimSpace(mediaType) == "application/grip-instruct" {
 		if code != 200 {
-			return nil, errorf("response code for application/grip-instruct content must be 200")
+			return errorf("response code for application/grip-instruct content must be 200")
 		}
 		if err := in.parseJSON(body); err != nil {
-			return nil, err
+			return err
 		}
 		in.Header = Strip(in.Header)
-		return in, nil
+		return nil
 	}
 	in.Header = Expose(Strip(slices.Clone(h)), in.Expose)
-	return in, nil
+	return nil
 }
 
 // MayStream reports whether a GRIP response with this header may have a body of
@@ -107,8 +123,8 @@ func Status(h []frame.Field, code int, reason string) (int, string, error) {
 }
 
 // validCode is stricter than GRIP, which has 0 to 999: a status line with fewer
-// than three digits is not HTTP.
-func validCode(n int) bool { return n >= 100 && n <= 999 }
+// than three digits is not HTTP, and 1xx does not end a request.
+func validCode(n int) bool { return n >= 200 && n <= 999 }
 
 func (in *Instruct) parseHeader(h []frame.Field, base string) error {
 	if hold, ok := get(h, "Grip-Hold"); ok {
