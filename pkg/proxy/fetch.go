@@ -206,6 +206,7 @@ func (s *Server) fetchHead(f *fetch, log *accessLine) (*response, error) {
 		o.rewrite()
 		log.rule = o.rule
 	} else {
+		o.direct = true
 		targets = []route.Target{directTarget(u, o.tls, targets)}
 	}
 	o.header = rules.apply(f.ask.Header)

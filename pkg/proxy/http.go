@@ -28,6 +28,7 @@ type outgoing struct {
 	path    string // request target after rewriting
 	header  []frame.Field
 	target  *route.Target // the last one tried
+	direct  bool          // the target is not of a route, but the host of a link
 }
 
 // response is what a target answered.
@@ -225,7 +226,11 @@ func (s *Server) ask(ctx context.Context, o *outgoing, req *origin.Request) (*re
 	req.URI, req.Header = o.path, setHost(slices.Clone(o.header), host)
 	start := s.opts.Now()
 	resp, err := s.origins.Do(ctx, target(t, name), req)
-	s.metrics.attempt(t.Name, s.opts.Now().Sub(start), err)
+	label := t.Name
+	if o.direct {
+		label = "link" // origins name these, so there is no end to them
+	}
+	s.metrics.attempt(label, s.opts.Now().Sub(start), err)
 	if err != nil {
 		return nil, err
 	}
@@ -293,6 +298,9 @@ func (e *exch) reply(o *outgoing, code int, reason string, h []frame.Field, body
 
 // begin sends the head of the response.
 func (e *exch) begin(f *frame.Response) error {
+	if len(f.Header) > frame.MaxHeaders {
+		return &endError{frame.ReasonOriginFailed, "response has too many header fields"}
+	}
 	f.Reason = orStatusText(f.Reason, int(f.Code))
 	e.log.code, e.log.sent = int(f.Code), int64(len(f.Body))
 	e.s.metrics.response(int(f.Code))

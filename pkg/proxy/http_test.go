@@ -132,3 +132,13 @@ func TestHeldTestOrigin(t *testing.T) {
 	}
 	r.log.wait(t, "INFO GET http://example.com/stream -> test accept")
 }
+
+// A response with more header fields than a frame may have must not get lost on
+// the bus.
+func TestTooManyHeaderFields(t *testing.T) {
+	o := newOrigin(t, answering(ok(strings.Repeat("A: 1\n", frame.MaxHeaders-2), "x")))
+	r := newRig(t, "*,aco "+o.addr, nil)
+	if got := r.get("/"); got.cut == nil || got.Response != nil {
+		t.Errorf("got %s", got.status())
+	}
+}

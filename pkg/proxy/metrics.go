@@ -12,8 +12,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/origin"
 )
 
-// metrics is every metric of the process. Their names are documented in
-// docs/metrics.md.
+// metrics is every metric of the process but those of package origin.
 type metrics struct {
 	received  prometheus.Counter       // requests and WebSockets
 	open      prometheus.Gauge         // exchanges
@@ -58,7 +57,7 @@ func newMetrics(r prometheus.Registerer, pushpinPrefix string) (*metrics, error)
 		open:      gauge("exchanges_open", "Exchanges that this proxy is the far end of."),
 		responses: counters("responses_total", "Responses begun, by status class.", "class"),
 		ended:     counters("exchanges_ended_total", "Exchanges that ended other than by a whole response or a hand-over, by reason.", "reason"),
-		attempts:  counters("origin_attempts_total", "Requests sent to origins, by target and result.", "target", "result"),
+		attempts:  counters("origin_attempts_total", "Requests sent to origins, by target (\"link\": the host of a link) and result.", "target", "result"),
 		latency: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: ns, Subsystem: sub, Name: "origin_response_seconds", Help: "Time until the head of an origin's response, by target.",
 			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
