@@ -97,6 +97,7 @@ rundir=%[1]s/run
 [runner]
 http_port=127.0.0.1:%[2]d
 logdir=%[1]s
+log_level=1
 client_maxconn=50000
 [proxy]
 routesfile=%[1]s/routes
