@@ -86,6 +86,7 @@ type Answer struct {
 	Code      int
 	Drop      bool // the field "Action: drop" was there
 	Body      []byte
+	TooLarge  bool // Body is not there because it is longer than MaxAnswer
 	Condition string
 }
 
@@ -137,12 +138,12 @@ func Run(names []string, from int, s Subscriber, pubMeta map[string]string, cont
 // what Run or Resume returned.
 func Resume(names []string, asked Result, a Answer, s Subscriber, pubMeta map[string]string) (Result, error) {
 	switch {
+	case a.TooLarge || len(a.Body) > MaxAnswer:
+		return Result{}, fmt.Errorf("network response exceeded %d bytes", MaxAnswer)
 	case a.Condition != "":
 		return Result{}, fmt.Errorf("network request failed: %s", a.Condition)
 	case a.Code != 200 && a.Code != 204:
 		return Result{}, fmt.Errorf("unexpected network request status: code=%d", a.Code)
-	case len(a.Body) > MaxAnswer:
-		return Result{}, fmt.Errorf("network response exceeded %d bytes", MaxAnswer)
 	case a.Drop:
 		return Result{Verdict: Drop}, nil
 	}

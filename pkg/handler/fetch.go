@@ -31,6 +31,9 @@ const (
 	asksPerTick = 10
 )
 
+// tooLarge is the condition of a response beyond Fetch.MaxBody.
+const tooLarge = "response too large"
+
 // Purposes of a fetch, as in metrics.
 const (
 	forNext   = "next"
@@ -286,7 +289,7 @@ func (s *Server) askFilter(h *hold, sb *sub, it *publish.Item, f *publish.Format
 	h.more.asking, h.more.asked = true, isDelivery(f, h.mode)
 	req := &frame.Fetch{
 		Method: "POST", URI: uri, Body: res.Request.Body,
-		MaxBody: filter.MaxAnswer + 1, Millis: uint32(filterTimeout / time.Millisecond),
+		MaxBody: filter.MaxAnswer, Millis: uint32(filterTimeout / time.Millisecond),
 		Header: append([]frame.Field{
 			{Name: "Sub-Meta", Value: metaJSON(func(yield func(string, string)) {
 				for _, m := range h.meta {
@@ -307,7 +310,7 @@ func (s *Server) askFilter(h *hold, sb *sub, it *publish.Item, f *publish.Format
 			if sb == nil { // a next link took the channel away meanwhile
 				r.drop(h, frame.ReasonNotReady)
 			} else {
-				answer := filter.Answer{Code: int(got.Code), Body: got.Body, Condition: got.Condition}
+				answer := filter.Answer{Code: int(got.Code), Body: got.Body, Condition: got.Condition, TooLarge: got.Condition == tooLarge}
 				for _, field := range got.Header {
 					if strings.EqualFold(field.Name, "Action") && field.Value == "drop" {
 						answer.Drop = true

@@ -139,13 +139,13 @@ func (s *Server) serveConn(conn net.Conn) {
 	} else {
 		s.metrics.invalid[intakeHTTP].Inc()
 	}
-	// Whether the client still waits for the answer or not: it has published.
-	_, _ = conn.Write(res.bytes(&req))
 	s.logControl(&req, res, items)
 	if len(items) > 0 {
-		// After the answer: a publish says nothing about its deliveries.
+		// Before the answer, because a publisher that has it may send the next item
+		// on another connection, and that one must not overtake this one.
 		s.publish(intakeHTTP, items...)
 	}
+	_, _ = conn.Write(res.bytes(&req)) // it was published, whether the client waits for the answer or not
 	if req.unread || br.Buffered() > 0 {
 		lingeringClose(conn)
 	}

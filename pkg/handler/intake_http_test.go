@@ -153,3 +153,16 @@ func TestStopWithOpenConnection(t *testing.T) {
 		t.Error("the connection is still open")
 	}
 }
+
+// A publisher that sends one item after the other, each on a connection of its
+// own, has them delivered in that order: whoever got an answer was published.
+func TestPublishesKeepTheirOrder(t *testing.T) {
+	r := newRig(t)
+	h := r.hold(frame.ModeStream, ch("a"))
+	var want []string
+	for i := range 200 {
+		want = append(want, fmt.Sprint(i))
+		r.publish(stream("a", fmt.Sprint(i)))
+	}
+	r.expect(h, want...)
+}
