@@ -69,6 +69,7 @@ func options(c *config.Config, listen []string) (connmgr.Options, error) {
 	}
 	o.CertDir = c.Path(filepath.Join("runner", "certs"))
 	o.MaxConns, o.BufferSize, o.MaxFields = c.Runner.ClientMaxConn, int(c.Runner.ClientBufferSize), c.ConnMgr.MaxFields
+	o.Compression = c.Runner.AllowCompression
 	m := c.ConnMgr
 	o.HeaderTimeout, o.IdleTimeout, o.BodyTimeout = m.HeaderTimeout, m.IdleTimeout, m.BodyTimeout
 	o.WriteTimeout, o.ResponseTimeout, o.PeerWait = m.WriteTimeout, m.ResponseTimeout, m.PeerWait

@@ -50,6 +50,7 @@ type Runner struct {
 	LogFormat        string        `key:"log_format" own:"yes" default:"text" oneof:"text,json" doc:"text is Pushpin's format, with key=value at the end; json is one object a line."`
 	ClientBufferSize Bytes         `key:"client_buffer_size" default:"8192" min:"1024" max:"1M" doc:"A client's request line and headers must fit in this."`
 	ClientMaxConn    int           `key:"client_maxconn" default:"50000" min:"1" max:"10000000" doc:"How many client connections one connmgr has at most. More wait to be accepted."`
+	AllowCompression bool          `key:"allow_compression" default:"false" doc:"Offer WebSocket clients permessage-deflate, without context takeover."`
 }
 
 // Runtime is in the section of each process.

@@ -105,10 +105,6 @@ var notActedOn = []struct {
 		"Holdfast does not look for updates and reports nothing to anybody",
 	},
 	{
-		regexp.MustCompile(`^runner\.allow_compression$`),
-		"WebSocket messages are not compressed",
-	},
-	{
 		regexp.MustCompile(`^global\.stats_connection_(ttl|send)$`),
 		"there are no statistics of single connections",
 	},

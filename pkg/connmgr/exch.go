@@ -41,6 +41,8 @@ type exch struct {
 	box    *exchange.Mailbox
 	window *exchange.Window // of the request body; nil if all of it was sent with the request
 
+	ws *wsExch // nil if it is no WebSocket
+
 	// Set from the moment a Hold was received, by the bus's goroutine. It may
 	// have overtaken frames that the proxy sent before; they go to box until
 	// turn says that it is the hold's turn.
@@ -122,6 +124,9 @@ func (s *Server) closeExch(x *exch) *hold {
 		return x.hold
 	}
 	s.closeLocked(x)
+	if x.ws != nil && x.ws.hold != nil { // a handler knows of a WebSocket that never was
+		x.ws.hold.w.push(job{kind: jobFail, h: x.ws.hold, reason: frame.ReasonFinished})
+	}
 	return nil
 }
 

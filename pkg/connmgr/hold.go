@@ -52,6 +52,7 @@ type hold struct {
 	lastSend  time.Time     // last publication sent, or keep-alive armed
 	endAt     time.Time     // when a stopping server ends this hold; zero if it does not
 
+	ws     *wsHold // nil if it is no WebSocket
 	record []byte
 	answer *frame.Hold  // ModeResponse: what to send when the time is over
 	retry  *frame.Retry // ask the origin anew as soon as parked
@@ -79,7 +80,21 @@ func newHold(x *exch, w *writer, f *frame.Hold, policy frame.Policy) *hold {
 }
 
 // ready reports whether h's socket can be written to directly.
-func (h *hold) ready() bool { return h.parked && !h.stuck && h.backlog == nil && !h.ending }
+func (h *hold) ready() bool {
+	return h.parked && !h.stuck && h.backlog == nil && !h.ending && (h.ws == nil || !h.ws.inside)
+}
+
+func (h *hold) framing() framing {
+	switch {
+	case h.ws != nil && h.ws.deflate:
+		return framingDeflate
+	case h.ws != nil:
+		return framingWS
+	case h.chunked:
+		return framingChunk
+	}
+	return framingRaw
+}
 
 // backlog is what waits for one client.
 type backlog struct {
@@ -335,6 +350,10 @@ func (w *writer) park(h *hold, n int) {
 
 // frame handles what the handler sent for h.
 func (w *writer) frame(h *hold, j *job) {
+	if h.ws != nil {
+		w.wsFrame(h, j)
+		return
+	}
 	switch f := j.f.(type) {
 	case *frame.Update:
 		if h.ending || h.retry != nil {
@@ -401,6 +420,8 @@ func (h *hold) framed(p []byte) []byte {
 func (w *writer) endFor(h *hold, reason frame.Reason) {
 	switch {
 	case h.over || h.ending || h.retry != nil:
+	case h.ws != nil && reason == frame.ReasonShutdown:
+		w.wsPublishedClose(h, wsGoingAway, "")
 	case h.mode == frame.ModeResponse && (reason == frame.ReasonTimeout || reason == frame.ReasonShutdown):
 		w.end(h, reason, nil, h.timedOut)
 	case h.mode == frame.ModeResponse:
@@ -442,7 +463,7 @@ func nothing() []byte { return nil }
 
 // closes reports whether the connection can serve no request after h.
 func (h *hold) closes() bool {
-	return h.c.closeAfter || h.mode == frame.ModeStream && !h.chunked || h.c.s.draining.Load()
+	return h.ws != nil || h.c.closeAfter || h.mode == frame.ModeStream && !h.chunked || h.c.s.draining.Load()
 }
 
 // cut ends a hold and its connection at once, in a way that the client can tell
@@ -467,7 +488,7 @@ func (w *writer) cut(h *hold, reason frame.Reason) {
 		return
 	}
 	w.finish(h, reason)
-	if !h.chunked && reason != frame.ReasonClientGone {
+	if !h.chunked && h.ws == nil && reason != frame.ReasonClientGone {
 		h.c.sock.reset()
 	}
 	h.c.release(afterNothing)
@@ -497,8 +518,12 @@ func (w *writer) finish(h *hold, reason frame.Reason) {
 		h.backlog = nil
 	}
 	w.s.closeHeld(h.x)
-	f := &frame.Closed{ID: h.x.id, Reason: reason, Sent: h.sent}
-	w.s.send(h.x, f, &f.Seq)
+	if h.ws != nil {
+		w.wsFinish(h, reason)
+	} else {
+		f := &frame.Closed{ID: h.x.id, Reason: reason, Sent: h.sent}
+		w.s.send(h.x, f, &f.Seq)
+	}
 	w.s.metrics.holds(h.mode).Dec()
 	w.s.metrics.ended(reason)
 }
@@ -507,7 +532,7 @@ func (w *writer) finish(h *hold, reason frame.Reason) {
 // asks for, so that connections made together do not stay together.
 func (w *writer) armKeepAlive(h *hold) {
 	w.wheel.Stop(&h.timer)
-	if h.keep.Millis == 0 || len(h.keep.Data) == 0 {
+	if h.keep.Millis == 0 || len(h.keep.Data) == 0 && h.ws == nil {
 		return
 	}
 	jitter := rand.Int64N(1000)

@@ -57,6 +57,8 @@ type Options struct {
 	// PeerWait is how long a request that may be sent again waits for a proxy.
 	PeerWait time.Duration
 
+	// Compression offers permessage-deflate to WebSocket clients.
+	Compression bool
 	// MaxBacklog is how many bytes may wait for one held client that does not
 	// read.
 	MaxBacklog int

@@ -22,6 +22,13 @@ func (s *Server) PeerUp(p bus.Peer) {
 		s.proxies = append(s.proxies, up)
 		close(s.proxyUp)
 		s.proxyUp = make(chan struct{})
+		for _, x := range s.exchanges {
+			x.mu.Lock()
+			if x.ws != nil && x.ws.orphan {
+				s.handOn(x, s.pickProxy())
+			}
+			x.mu.Unlock()
+		}
 	}
 	s.mu.Unlock()
 	s.log.Info("peer up", "peer", p.Name, "boot", p.Boot)
@@ -48,6 +55,13 @@ func (s *Server) PeerDown(p bus.Peer) {
 	}
 	for _, x := range s.exchanges {
 		x.mu.Lock()
+		if x.ws != nil && x.ws.handler == down {
+			x.ws.handler = nil
+		}
+		if x.far == down && x.ws != nil && x.turn {
+			x.far = nil
+			s.wsProxyLost(x)
+		}
 		if x.far == down {
 			x.far = nil
 			if !x.turn || x.toBox { // a hold as such goes on without its handler
@@ -100,7 +114,17 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 		s.answerUnknown(p, f, id)
 		return
 	}
-	if hold, ok := f.(*frame.Hold); ok && x.hold == nil && seq >= x.inbox.Next() {
+	if x.ws != nil && p != x.far {
+		if p.Kind() == "handler" {
+			err = s.fromHandler(p, x, seq, f)
+		}
+		x.mu.Unlock()
+		if err != nil {
+			s.endGap(x)
+		}
+		return
+	}
+	if hold, ok := f.(*frame.Hold); ok && x.hold == nil && x.ws == nil && seq >= x.inbox.Next() {
 		s.hold(p, x, hold)
 	}
 	err = x.inbox.Push(seq, f, func(f frame.Frame) { s.inOrder(p, x, f) })
@@ -148,8 +172,17 @@ func (s *Server) answerUnknown(p *peer, f frame.Frame, id uint64) {
 func (s *Server) inOrder(p *peer, x *exch, f frame.Frame) {
 	switch f := f.(type) {
 	case *frame.Credit:
+		if x.ws != nil {
+			s.wsCredit(x, f.N)
+			return
+		}
 		if x.window != nil {
 			x.window.Add(f.N)
+		}
+		return
+	case *frame.Session:
+		if x.ws != nil {
+			s.wsSession(x, f)
 		}
 		return
 	case *frame.Hold:
@@ -170,6 +203,10 @@ func (s *Server) inOrder(p *peer, x *exch, f frame.Frame) {
 	}
 	if !x.turn {
 		x.put(f)
+		return
+	}
+	if x.ws != nil {
+		s.toWriter(x, f)
 		return
 	}
 	h := x.hold
@@ -260,7 +297,13 @@ func (s *Server) sendRecords(p *peer) {
 	s.mu.Lock()
 	for _, x := range s.exchanges {
 		x.mu.Lock()
-		if h := x.hold; h != nil && x.far == nil {
+		if ws := x.ws; ws != nil {
+			if ws.joined && ws.handler == nil {
+				ws.handler = p
+				ws.inbox = exchange.NewInbox(ws.inbox.Next())
+				wanted[ws.hold.w.i] = append(wanted[ws.hold.w.i], recordWanted{h: ws.hold, sendSeq: ws.inbox.Next()})
+			}
+		} else if h := x.hold; h != nil && x.far == nil {
 			x.far = p
 			x.inbox = exchange.NewInbox(x.inbox.Next())
 			x.gap = time.Time{}

@@ -1,6 +1,7 @@
 package connmgr
 
 import (
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -15,12 +16,19 @@ type delivery struct {
 	f      *frame.Deliver
 	chunk  []byte // of a stream: f.Body as an HTTP chunk; nil if it is empty
 	except map[uint64]struct{}
+
+	ws       []byte // of a WebSocket: f.Body as frames
+	deflate  sync.Once
+	deflated []byte // the same, compressed; made when first wanted
 }
 
 func newDelivery(src *peer, f *frame.Deliver) *delivery {
 	d := &delivery{src: src, f: f}
 	if f.Mode == frame.ModeStream && f.Action == frame.ActionSend && len(f.Body) > 0 {
 		d.chunk = http1.AppendChunk(make([]byte, 0, len(f.Body)+12), f.Body)
+	}
+	if f.Mode == frame.ModeWebSocket && f.Action == frame.ActionSend {
+		d.ws = wsEncode(f.Kind, f.Body, true, true)
 	}
 	if len(f.Except) > 0 {
 		d.except = make(map[uint64]struct{}, len(f.Except))
@@ -31,20 +39,41 @@ func newDelivery(src *peer, f *frame.Deliver) *delivery {
 	return d
 }
 
+// framing is the form in which a connection takes publications.
+type framing uint8
+
+const (
+	framingRaw framing = iota
+	framingChunk
+	framingWS
+	framingDeflate // WebSocket, compressed
+	framings
+)
+
 // bytes returns what a stream's client is to see of a publication.
-func (d *delivery) bytes(chunked bool) []byte {
-	if chunked {
+func (d *delivery) bytes(f framing) []byte {
+	switch f {
+	case framingChunk:
 		return d.chunk
+	case framingWS:
+		return d.ws
+	case framingDeflate:
+		d.deflate.Do(func() {
+			if d.deflated = d.ws; d.f.Kind < frame.MessageClose {
+				d.deflated = wsDeflated(d.f.Kind, d.f.Body)
+			}
+		})
+		return d.deflated
 	}
 	return d.f.Body
 }
 
 // size is what the delivery counts in a writer's queue.
-func (d *delivery) size() int { return len(d.f.Body) + len(d.chunk) + 512 }
+func (d *delivery) size() int { return len(d.f.Body) + len(d.chunk) + len(d.ws) + 512 }
 
 // plain reports whether the delivery may share a write with its neighbours.
 func (d *delivery) plain() bool {
-	return d.f.Mode == frame.ModeStream && d.f.Action == frame.ActionSend && d.except == nil && len(d.f.Only) == 0
+	return d.f.Mode != frame.ModeResponse && d.f.Action == frame.ActionSend && d.except == nil && len(d.f.Only) == 0
 }
 
 // Outcomes are reported in batches: at most this often, and whenever so many

@@ -274,6 +274,11 @@ func (c *conn) dispatch(st *session, req *request, up *upload) (*exch, int) {
 		x, p, proxyUp := s.openExch(c, up != nil)
 		pause := time.Duration(0)
 		if x != nil {
+			if req.f.Upgrade {
+				x.mu.Lock()
+				x.ws = newWSExch(req)
+				x.mu.Unlock()
+			}
 			err := c.sendRequest(x, p, req)
 			if err == nil {
 				c.inExch = x

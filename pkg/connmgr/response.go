@@ -3,6 +3,7 @@ package connmgr
 import (
 	"context"
 	"errors"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -119,6 +120,9 @@ func (r *relay) take(f frame.Frame) (o outcome, over bool) {
 	case *frame.Response:
 		if r.began {
 			return r.cut(frame.ReasonProtocolError), true
+		}
+		if f.Code == http.StatusSwitchingProtocols && r.x.ws != nil {
+			return r.upgrade(f), true
 		}
 		if f.Code < 200 {
 			return r.fail(frame.ReasonProtocolError), true

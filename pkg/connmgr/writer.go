@@ -60,6 +60,11 @@ const (
 	jobFrame                   // f came for h
 	jobEnd                     // end h for reason, at the time at or now
 	jobRecords                 // send the records of holds to peer
+	jobUpgrade                 // h's socket is the writer's from now on; n is 1 if it compresses
+	jobWSRaw                   // the WebSocket library wants raw sent to the client of h
+	jobWSClosed                // the client of h sent a close frame with code n
+	jobWSFault                 // the client of h broke the protocol; it is sent close code n
+	jobWSClose                 // close the client's side of h with code n
 	jobDropped                 // d was dropped for n members, for reason
 )
 
@@ -75,6 +80,7 @@ type job struct {
 	only   []*hold
 	at     time.Time
 	rec    *recordsJob
+	raw    []byte
 }
 
 // recordsJob asks for the records of some holds of this writer.
@@ -216,6 +222,18 @@ func (w *writer) handle(j *job) {
 		w.begin(h, j.groups)
 	case jobPark:
 		w.park(h, j.n)
+	case jobUpgrade:
+		w.upgraded(h, j.n == 1)
+	case jobWSRaw:
+		h.ws.sentClose = true
+		w.append(h, item{data: j.raw}, 0)
+		w.settle(h)
+	case jobWSClosed:
+		w.wsClosed(h, uint16(j.n))
+	case jobWSFault:
+		w.wsFault(h, uint16(j.n))
+	case jobWSClose:
+		w.wsClose(h, uint16(j.n), nil)
 	case jobFail:
 		w.finish(h, j.reason)
 	case jobGone:
@@ -271,26 +289,19 @@ func (w *writer) fanOut(g *group, run []job) {
 	if len(g.members[w.i]) == 0 {
 		return
 	}
-	var chunked, raw []byte // the bytes of the run, in both framings
-	whole, sent := 0, 0     // members that took everything at once; bytes
+	var encoded [framings][]byte // the bytes of the run
+	whole, sent := 0, 0          // members that took everything at once; bytes
 	for i := len(g.members[w.i]) - 1; i >= 0; i-- {
 		h := g.members[w.i][i].h
 		if !h.ready() || h.c.tls != nil {
 			w.giveRun(h, run)
 			continue
 		}
-		var p []byte
-		if h.chunked {
-			if chunked == nil {
-				chunked = runBytes(run, true)
-			}
-			p = chunked
-		} else {
-			if raw == nil {
-				raw = runBytes(run, false)
-			}
-			p = raw
+		f := h.framing()
+		if encoded[f] == nil {
+			encoded[f] = runBytes(run, f)
 		}
+		p := encoded[f]
 		h.lastSend = w.now
 		if len(p) == 0 {
 			whole++
@@ -315,17 +326,17 @@ func (w *writer) fanOut(g *group, run []job) {
 	}
 }
 
-func runBytes(run []job, chunked bool) []byte {
+func runBytes(run []job, f framing) []byte {
 	if len(run) == 1 {
-		return run[0].d.bytes(chunked)
+		return run[0].d.bytes(f)
 	}
 	size := 0
 	for i := range run {
-		size += len(run[i].d.bytes(chunked))
+		size += len(run[i].d.bytes(f))
 	}
 	out := make([]byte, 0, size)
 	for i := range run {
-		out = append(out, run[i].d.bytes(chunked)...)
+		out = append(out, run[i].d.bytes(f)...)
 	}
 	return out
 }
@@ -341,7 +352,7 @@ func (w *writer) dropRun(run []job, reason frame.Reason) {
 func (w *writer) keepRest(h *hold, run []job, n int) {
 	for i := range run {
 		d := run[i].d
-		p := d.bytes(h.chunked)
+		p := d.bytes(h.framing())
 		if n >= len(p) {
 			n -= len(p)
 			w.tally.delivered(d, 1, w.now)
@@ -377,8 +388,12 @@ func (w *writer) giveRun(h *hold, run []job) {
 
 // give brings one publication to a member of a stream group.
 func (w *writer) give(h *hold, d *delivery) {
+	if h.ws != nil {
+		w.wsDeliver(h, d)
+		return
+	}
 	h.lastSend = w.now
-	w.enqueue(h, item{data: d.bytes(h.chunked), d: d}, 0)
+	w.enqueue(h, item{data: d.bytes(h.framing()), d: d}, 0)
 	if !h.over {
 		w.settle(h)
 	}
@@ -389,6 +404,10 @@ func (w *writer) deliverTo(h *hold, d *delivery) {
 	switch {
 	case h.over || h.ending || h.retry != nil || h.mode != d.f.Mode:
 		w.tally.dropped(d, frame.ReasonNotReady, 1, w.now)
+	case h.ws != nil && (h.ws.sentClose || h.ws.gotClose):
+		w.tally.dropped(d, frame.ReasonNotReady, 1, w.now)
+	case h.ws != nil:
+		w.wsDeliver(h, d)
 	case d.f.Mode == frame.ModeStream && d.f.Action == frame.ActionSend:
 		w.give(h, d)
 	case d.f.Mode == frame.ModeStream && d.f.Action == frame.ActionClose:
@@ -403,6 +422,10 @@ func (w *writer) deliverTo(h *hold, d *delivery) {
 // fire is called by the wheel.
 func (w *writer) fire(t *wheel.Timer[*hold]) {
 	h := t.Owner
+	if h.ws != nil {
+		w.wsFire(h, t)
+		return
+	}
 	switch {
 	case h.over:
 	case h.ending: // it ends, but the client does not take the end
@@ -434,6 +457,9 @@ func (w *writer) records(j *recordsJob) {
 		x := want.h.x
 		x.mu.Lock()
 		recv := x.sendSeq
+		if x.ws != nil {
+			recv = x.ws.sendSeq
+		}
 		x.mu.Unlock()
 		if n := len(want.h.record) + 32; size+n > maxBatch {
 			flush()
@@ -451,7 +477,7 @@ func (w *writer) sealRun(h *hold, run []job) {
 	h.lastSend = w.now
 	w.scratch, w.ends = w.scratch[:0], w.ends[:0]
 	for i := range run {
-		if err := h.c.seal(&w.scratch, run[i].d.bytes(h.chunked)); err != nil {
+		if err := h.c.seal(&w.scratch, run[i].d.bytes(h.framing())); err != nil {
 			w.dropRun(run, frame.ReasonWriteFailed)
 			w.cut(h, frame.ReasonClientGone)
 			return

@@ -22,6 +22,9 @@ type exch struct {
 	window *exchange.Window // of the response body
 	body   clientBody
 	answer chan handlerAnswer // buffer 1, for the one that is waited for; never closed
+	// Of WebSockets, nil otherwise.
+	acks    chan *frame.Control // buffer 4: late answers to earlier questions are no use; never closed
+	refresh chan struct{}       // buffer 1: a request is wanted; never closed
 
 	// Owned by the serving goroutine.
 	req   *frame.Request
@@ -56,6 +59,9 @@ func newExch(s *Server, x frame.XID, r *frame.Request) *exch {
 	}
 	e.ctx, e.cancel = context.WithCancelCause(s.ctx)
 	e.body.init(e)
+	if r.Upgrade {
+		e.acks, e.refresh = make(chan *frame.Control, 4), make(chan struct{}, 1)
+	}
 	return e
 }
 
@@ -166,6 +172,8 @@ func setSeq(f frame.Frame, seq uint64) {
 	case *frame.Message:
 		f.Seq = seq
 	case *frame.Session:
+		f.Seq = seq
+	case *frame.Tune:
 		f.Seq = seq
 	}
 }

@@ -397,9 +397,6 @@ func TestRefusals(t *testing.T) {
 	if got := r.get("/", "Pushpin-Check: 1"); got.status() != "200 OK" || got.body != "Holdfast\n" {
 		t.Errorf("got %s %q", got.status(), got.body)
 	}
-	if got := r.conn.open(frame.Request{URI: "/", Upgrade: true}).finish(); got.status() != "501 Not Implemented" || got.body != "WebSockets are not supported on this route.\n" {
-		t.Errorf("got %s %q", got.status(), got.body)
-	}
 }
 
 func TestAccessLog(t *testing.T) {

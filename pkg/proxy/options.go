@@ -70,6 +70,9 @@ type Options struct {
 	// MaxExchanges is how many exchanges may be open at once. Further requests
 	// are answered with 503.
 	MaxExchanges int
+	// WebSocketOverHTTPTimeout is how long one request of a WebSocket-over-HTTP
+	// session may take.
+	WebSocketOverHTTPTimeout time.Duration
 	// HandOverTimeout is how long a handler is waited for to take a hold.
 	HandOverTimeout time.Duration
 	// DrainTime is how long open exchanges may go on when the proxy is to stop.
@@ -86,11 +89,12 @@ type Options struct {
 // configuration wherever it has the same setting.
 func DefaultOptions() Options {
 	return Options{
-		SetXForwardedProtocol: ForwardedProtocolProtoOnly,
-		SigIss:                "pushpin",
-		MaxExchanges:          50000,
-		HandOverTimeout:       8 * time.Second,
-		DrainTime:             5 * time.Second,
+		SetXForwardedProtocol:    ForwardedProtocolProtoOnly,
+		SigIss:                   "pushpin",
+		MaxExchanges:             50000,
+		HandOverTimeout:          8 * time.Second,
+		WebSocketOverHTTPTimeout: 60 * time.Second,
+		DrainTime:                5 * time.Second,
 	}
 }
 
@@ -105,6 +109,7 @@ func (o *Options) check() error {
 	need(o.Bus != nil, "Bus is not set")
 	need(o.MaxExchanges > 0, "MaxExchanges must be positive")
 	need(o.HandOverTimeout > 0, "HandOverTimeout must be positive")
+	need(o.WebSocketOverHTTPTimeout > 0, "WebSocketOverHTTPTimeout must be positive")
 	need(o.DrainTime >= 0, "DrainTime is negative")
 	return errors.Join(errs...)
 }

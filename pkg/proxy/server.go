@@ -177,6 +177,12 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 		s.forward(from, f.ID, f.Seq, f)
 	case *frame.Fetch:
 		s.startFetch(from, f)
+	case *frame.Tune:
+		s.forward(from, f.ID, f.Seq, f)
+	case *frame.Control:
+		if e := s.find(f.X); e != nil && e.req.Upgrade {
+			e.controlled(f)
+		}
 	case *frame.Accepted:
 		if e := s.find(f.X); e != nil {
 			e.accepted(from, f)

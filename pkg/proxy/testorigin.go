@@ -21,14 +21,7 @@ func answerTest(o *outgoing, bodySize int64) *response {
 	if bodySize > maxTestRequest {
 		return testResponse(http.StatusBadRequest, "", nil, "request too large\n")
 	}
-	path, query, _ := strings.Cut(o.path, "?")
-	if rest, ok := strings.CutPrefix(path, strings.TrimSuffix(o.rule.PathBeg, "/")); ok {
-		path = rest
-	}
-	path = "/" + strings.TrimPrefix(path, "/")
-	if path != "/" {
-		path = strings.TrimSuffix(path, "/")
-	}
+	path, query, _ := strings.Cut(testPath(o), "?")
 	switch path {
 	case "/":
 		return testResponse(http.StatusOK, "", nil, "Hello from the Holdfast test handler!\n")
@@ -38,6 +31,23 @@ func answerTest(o *outgoing, bodySize int64) *response {
 		return testResponse(http.StatusOK, "stream", testChannels(query), "[stream opened]\n")
 	}
 	return testResponse(http.StatusNotFound, "", nil, "no such test resource\n")
+}
+
+// testPath returns the path and query that the test origin looks at: without
+// the route's path_beg and without a slash at the path's end.
+func testPath(o *outgoing) string {
+	path, query, hasQuery := strings.Cut(o.path, "?")
+	if rest, ok := strings.CutPrefix(path, strings.TrimSuffix(o.rule.PathBeg, "/")); ok {
+		path = rest
+	}
+	path = "/" + strings.TrimPrefix(path, "/")
+	if path != "/" {
+		path = strings.TrimSuffix(path, "/")
+	}
+	if hasQuery {
+		path += "?" + query
+	}
+	return path
 }
 
 // testChannels returns the channels that a query names.

@@ -1,0 +1,703 @@
+package connmgr
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/holdfast/holdfast/pkg/exchange"
+	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/http1"
+	"github.com/holdfast/holdfast/pkg/wheel"
+)
+
+// Limits of WebSockets.
+const (
+	// wsMaxKept is the largest client message towards an origin that is reached by
+	// HTTP requests: such a message is kept until the origin has taken it.
+	wsMaxKept = 200_000
+	// wsUnsent is how many bytes of a client may wait for credit of the far end
+	// before no more is read from it.
+	wsUnsent = 64 << 10
+	// wsFragment is the largest frame that is sent to clients. Larger messages are
+	// sent in several.
+	wsFragment = 64 << 10
+	// wsCloseTime is how long a client may take to answer a close frame, and
+	// wsCloseAnswer how long the far end may take to answer the client's.
+	wsCloseTime   = 10 * time.Second
+	wsCloseAnswer = 60 * time.Second
+)
+
+// Close codes (RFC 6455, section 7.4.1).
+const (
+	wsGoingAway   = 1001
+	wsBadData     = 1007
+	wsTooBig      = 1009
+	wsServerFault = 1011
+	wsRestart     = 1012
+)
+
+// wsExch is what an exchange has beyond an ordinary one if it is a WebSocket. Its
+// far end has two owners: the proxy passes messages, a handler owns the
+// subscriptions, and each numbers its own frames. What is not said to be set once
+// is guarded by exch.mu.
+type wsExch struct {
+	handler *peer // who frames about the hold go to; nil if it is gone or there is none
+	sendSeq uint64
+	inbox   exchange.Inbox
+	hold    *hold // made by Hold, or by the upgrade; nil before
+
+	// Messages of the client. Parts up to sent have gone to the proxy. If the
+	// session can be handed on, parts stay until the origin has taken them.
+	parts   []wsPart
+	sent    int
+	base    uint64        // messages before parts[0]
+	unsent  int           // bytes of parts that were not sent
+	credit  int64         // bytes that may be sent; the last part may exceed it
+	room    chan struct{} // buffer 1: the reader may go on; never closed
+	joined  bool          // a handler has it
+	session []byte        // record for the next proxy; nil if there can be none
+	request *request
+	orphan  bool // waits for a proxy
+	over    bool // nothing of the client is wanted any more
+}
+
+// wsPart is a message of the client or a part of one; parts of a message that can
+// be handed on are whole messages.
+type wsPart struct {
+	kind uint8
+	more bool
+	code uint16
+	data []byte
+}
+
+// wsHold is what a hold has beyond an ordinary one if it is a WebSocket. It
+// belongs to the writer.
+type wsHold struct {
+	deflate   bool   // messages to the client are compressed
+	inside    bool   // a message of the origin is sent in part
+	later     []item // publications that wait for its end
+	gotClose  bool   // the client has sent a close frame
+	sentClose bool
+	detached  bool
+	code      uint16 // the client's close code
+
+	delayed    *frame.Tune // what TuneDelay left
+	delayTimer wheel.Timer[*hold]
+	closeTimer wheel.Timer[*hold]
+}
+
+// newWSExch prepares x for a WebSocket handshake.
+func newWSExch(req *request) *wsExch {
+	return &wsExch{credit: frame.InitialWindow, room: make(chan struct{}, 1), request: req}
+}
+
+// sendHandler numbers a frame for the handler and sends it. x.mu is not held.
+func (s *Server) sendHandler(x *exch, f frame.Frame, seq *uint64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	*seq = x.ws.sendSeq
+	x.ws.sendSeq++
+	if x.ws.handler != nil {
+		s.out.post(x.ws.handler, frame.Encode(f))
+	}
+}
+
+// fromHandler takes a frame of a handler for a WebSocket. x.mu is held.
+func (s *Server) fromHandler(p *peer, x *exch, seq uint64, f frame.Frame) error {
+	ws := x.ws
+	if f, ok := f.(*frame.Hold); ok && ws.handler == nil && ws.hold == nil && f.Mode == frame.ModeWebSocket {
+		ws.handler, ws.joined = p, true
+		ws.hold = s.newWSHold(x)
+		ws.hold.record = bytes.Clone(f.Record)
+		if policy := frame.Policy(f.Policy); policy != frame.PolicyDefault && policy <= frame.PolicyLatest {
+			ws.hold.policy = policy
+		}
+		gs := s.acquire(f.Groups, ws.hold.w)
+		f.Groups = nil
+		ws.hold.w.push(job{kind: jobHold, h: ws.hold, groups: gs})
+	}
+	if p != ws.handler {
+		return nil // of a handler that let go, or never had it
+	}
+	return ws.inbox.Push(seq, f, func(f frame.Frame) {
+		j := job{kind: jobFrame, h: ws.hold, f: f}
+		switch f := f.(type) {
+		case *frame.Hold:
+			return // done when it came
+		case *frame.Update:
+			j.groups = s.acquire(f.Groups, ws.hold.w)
+		case *frame.Cancel:
+			ws.handler, ws.joined = nil, false
+			return
+		}
+		ws.hold.w.push(j)
+	})
+}
+
+func (s *Server) newWSHold(x *exch) *hold {
+	w := s.writers[x.id%uint64(len(s.writers))]
+	h := &hold{x: x, c: x.c, w: w, mode: frame.ModeWebSocket, policy: s.opt.Policy, ws: new(wsHold)}
+	h.timer.Owner, h.ws.delayTimer.Owner, h.ws.closeTimer.Owner = h, h, h
+	return h
+}
+
+// upgrade answers the handshake and makes the connection a WebSocket. The
+// session goes back; a goroutine of its own reads from the client.
+func (r *relay) upgrade(f *frame.Response) outcome {
+	c, x := r.c, r.x
+	deflate := c.s.opt.Compression && offersDeflate(r.req.f.Header)
+	if n := r.st.br.Buffered(); n > 0 {
+		b, _ := r.st.br.Peek(n)
+		c.pending = append(bytes.Clone(b), c.pending...)
+	}
+	in := &wsReader{c: c, x: x}
+	if err := in.start(r.req, deflate); err != nil {
+		c.s.log.Error("WebSocket library refuses a handshake that was found valid", "client", c.peer, "err", err)
+		return r.fail(frame.ReasonInternal)
+	}
+	if err := c.write(wsHandshake(r.req.f.Header, f.Header, f.Reason, deflate)); err != nil {
+		return r.clientGone()
+	}
+	x.mu.Lock()
+	h := x.ws.hold
+	made := h == nil
+	if made {
+		h = c.s.newWSHold(x)
+		x.ws.hold = h
+	}
+	if made {
+		h.w.push(job{kind: jobHold, h: h})
+	}
+	x.hold, x.turn = h, true
+	h.w.push(job{kind: jobUpgrade, h: h, n: boolInt(deflate)})
+	for { // what the origin said already
+		f, _ := x.box.Take()
+		if f == nil {
+			break
+		}
+		c.s.toWriter(x, f)
+	}
+	x.box, x.window = nil, nil
+	x.mu.Unlock()
+	c.inExch = nil
+	_ = c.sock.SetReadDeadline(time.Time{})
+	c.mu.Lock()
+	c.after, c.unwatched = afterUndecided, false
+	c.mu.Unlock()
+	c.s.putSession(r.st)
+	in.h = h
+	c.s.conns.Go(in.run)
+	return outcomeHeld
+}
+
+func boolInt(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// toWriter brings a frame of the proxy to the writer. x.mu is held.
+func (s *Server) toWriter(x *exch, f frame.Frame) {
+	over := false
+	switch f := f.(type) {
+	case *frame.Cancel:
+		over = true
+	case *frame.Tune:
+		over = f.Op == frame.TuneDetach
+	}
+	if over { // it wants to hear nothing more
+		x.far, x.ws.over = nil, true
+		x.ws.wake()
+	}
+	x.ws.hold.w.push(job{kind: jobFrame, h: x.ws.hold, f: f})
+}
+
+func (ws *wsExch) wake() {
+	select {
+	case ws.room <- struct{}{}:
+	default:
+	}
+}
+
+// wsCredit lets more of the client's messages go to the proxy. x.mu is held.
+func (s *Server) wsCredit(x *exch, n uint64) {
+	if n < math.MaxInt32 {
+		x.ws.credit += int64(n)
+	}
+	s.pump(x)
+}
+
+// wsSession keeps the record of a session, and lets go of the messages that the
+// origin has taken. x.mu is held.
+func (s *Server) wsSession(x *exch, f *frame.Session) {
+	ws := x.ws
+	ws.session = bytes.Clone(f.Record)
+	for ws.base < f.Acked && ws.sent > 0 {
+		ws.parts[0] = wsPart{}
+		ws.parts = ws.parts[1:]
+		ws.sent--
+		ws.base++
+	}
+}
+
+// put adds what the client sent. x.mu is held.
+func (s *Server) wsPut(x *exch, p wsPart) {
+	ws := x.ws
+	if ws.over {
+		return
+	}
+	ws.parts = append(ws.parts, p)
+	ws.unsent += len(p.data)
+	s.pump(x)
+}
+
+// pump sends what credit allows. x.mu is held.
+func (s *Server) pump(x *exch) {
+	ws := x.ws
+	for x.far != nil && ws.sent < len(ws.parts) {
+		p := &ws.parts[ws.sent]
+		if len(p.data) > 0 && ws.credit <= 0 && p.kind != frame.MessageClose {
+			break
+		}
+		f := &frame.Message{ID: x.id, Seq: x.sendSeq, Kind: p.kind, Data: p.data, More: p.more, Code: p.code}
+		x.sendSeq++
+		s.out.post(x.far, frame.Encode(f))
+		ws.credit -= int64(len(p.data))
+		ws.unsent -= len(p.data)
+		if ws.session == nil {
+			*p = wsPart{}
+			ws.parts = ws.parts[1:]
+		} else {
+			ws.sent++
+		}
+	}
+	if len(ws.parts) == 0 {
+		ws.parts = nil
+	}
+	if ws.unsent < wsUnsent {
+		ws.wake()
+	}
+}
+
+// handOn gives a session whose proxy is gone to another one: the record, and
+// what the client said since. x.mu is held.
+func (s *Server) handOn(x *exch, p *peer) {
+	ws := x.ws
+	ws.orphan = false
+	x.far, x.proxy = p, p
+	p.open.Add(1)
+	x.sendSeq, x.inbox, x.gap = 1, exchange.NewInbox(0), time.Time{}
+	for i := range ws.sent {
+		ws.unsent += len(ws.parts[i].data)
+	}
+	ws.sent, ws.credit = 0, frame.InitialWindow
+	f := ws.request.f
+	f.ID, f.Session, f.Resend = x.id, ws.session, true
+	s.metrics.resent.Inc()
+	s.out.post(p, frame.Encode(&f))
+	s.pump(x)
+}
+
+// wsProxyLost deals with a WebSocket whose proxy is gone. x.mu is held.
+func (s *Server) wsProxyLost(x *exch) {
+	x.uncount()
+	switch {
+	case x.ws.over: // it was done with it
+	case x.ws.session != nil:
+		x.ws.orphan = true
+		if p := s.pickProxy(); p != nil {
+			s.handOn(x, p)
+		}
+	default:
+		x.ws.over = true
+		x.ws.wake()
+		x.ws.hold.w.push(job{kind: jobWSClose, h: x.ws.hold, n: wsRestart})
+	}
+}
+
+// wsReader reads what a client sends on a WebSocket. It is one goroutine.
+type wsReader struct {
+	c  *conn
+	x  *exch
+	h  *hold
+	ws *websocket.Conn
+	// spoke is set when the library has sent a close frame of its own, because
+	// the client broke the protocol.
+	spoke bool
+	muted bool // the library plays its handshake
+}
+
+// start makes a connection of the WebSocket library. The library insists on
+// answering the handshake itself, so that answer is thrown away: ours keeps the
+// origin's header fields as they are.
+func (in *wsReader) start(req *request, deflate bool) error {
+	up := websocket.Upgrader{
+		ReadBufferSize: 1024, WriteBufferSize: 512, WriteBufferPool: &wsBuffers, EnableCompression: deflate,
+		CheckOrigin: func(*http.Request) bool { return true }, // that is for origins to judge
+		Error:       func(http.ResponseWriter, *http.Request, int, error) {},
+	}
+	key, _ := http1.Get(req.f.Header, "Sec-WebSocket-Key")
+	hr := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/"}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{
+		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {key},
+	}}
+	if deflate {
+		hr.Header["Sec-Websocket-Extensions"] = []string{"permessage-deflate"}
+	}
+	in.muted = true
+	ws, err := up.Upgrade(&wsHijack{in: in}, hr, nil)
+	in.muted = false
+	if err != nil {
+		return err
+	}
+	in.ws = ws
+	ws.SetCloseHandler(func(int, string) error { return nil }) // the far end answers
+	ws.SetPingHandler(func(data string) error { in.control(frame.MessagePing, data); return nil })
+	ws.SetPongHandler(func(data string) error { in.control(frame.MessagePong, data); return nil })
+	return nil
+}
+
+var wsBuffers sync.Pool
+
+// wsHijack is the ResponseWriter that the library wants to take a connection
+// from.
+type wsHijack struct{ in *wsReader }
+
+func (*wsHijack) Header() http.Header         { return http.Header{} }
+func (*wsHijack) Write(p []byte) (int, error) { return len(p), nil }
+func (*wsHijack) WriteHeader(int)             {}
+
+// Hijack implements http.Hijacker.
+func (w *wsHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	nc := &wsNetConn{Conn: w.in.c.sock, in: w.in}
+	return nc, bufio.NewReadWriter(bufio.NewReaderSize(nc, 16), bufio.NewWriterSize(nc, 16)), nil
+}
+
+// wsNetConn is the connection as the library sees it. What the library writes,
+// which is close frames at faults of the client, goes to the writer.
+type wsNetConn struct {
+	net.Conn
+	in *wsReader
+}
+
+func (nc *wsNetConn) Read(p []byte) (int, error) { return nc.in.c.Read(p) }
+
+func (nc *wsNetConn) Write(p []byte) (int, error) {
+	if nc.in.muted {
+		return len(p), nil
+	}
+	nc.in.spoke = true
+	nc.in.h.w.push(job{kind: jobWSRaw, h: nc.in.h, raw: bytes.Clone(p)})
+	return len(p), nil
+}
+
+// Deadlines are set by us alone.
+
+func (*wsNetConn) SetDeadline(time.Time) error      { return nil }
+func (*wsNetConn) SetReadDeadline(time.Time) error  { return nil }
+func (*wsNetConn) SetWriteDeadline(time.Time) error { return nil }
+
+var _ http.Hijacker = (*wsHijack)(nil)
+
+// run reads until the client or the hold is over.
+func (in *wsReader) run() {
+	defer in.c.recoverPanic()
+	err := in.read()
+	var closed *websocket.CloseError
+	j := job{kind: jobGone, h: in.h}
+	switch {
+	case errors.As(err, &closed) && closed.Code == websocket.CloseNoStatusReceived:
+		j = job{kind: jobWSClosed, h: in.h}
+		in.put(wsPart{kind: frame.MessageClose})
+	case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
+		j = job{kind: jobWSClosed, h: in.h, n: closed.Code}
+		in.put(wsPart{kind: frame.MessageClose, code: uint16(closed.Code), data: []byte(closed.Text)})
+	case errors.Is(err, errNotUTF8):
+		j = job{kind: jobWSFault, h: in.h, n: wsBadData}
+	case errors.Is(err, websocket.ErrReadLimit):
+		j = job{kind: jobWSFault, h: in.h, n: wsTooBig}
+	case in.spoke:
+		j = job{kind: jobWSFault, h: in.h}
+	}
+	in.leave(j)
+}
+
+// leave tells the writer why reading has ended, unless the hold was over first.
+func (in *wsReader) leave(j job) {
+	c := in.c
+	c.mu.Lock()
+	after := c.after
+	c.unwatched = after == afterUndecided
+	c.mu.Unlock()
+	switch after {
+	case afterUndecided:
+		in.h.w.push(j)
+	case afterNothing:
+	default:
+		c.linger()
+	}
+}
+
+func (in *wsReader) put(p wsPart) {
+	in.x.mu.Lock()
+	defer in.x.mu.Unlock()
+	in.c.s.wsPut(in.x, p)
+}
+
+func (in *wsReader) control(kind uint8, data string) {
+	in.put(wsPart{kind: kind, data: []byte(data)})
+}
+
+var errNotUTF8 = errors.New("text message is not UTF-8")
+
+func (in *wsReader) read() error {
+	in.x.mu.Lock()
+	whole := in.x.ws.session != nil
+	in.x.mu.Unlock()
+	for {
+		kind, r, err := in.ws.NextReader()
+		if err != nil {
+			return err
+		}
+		if whole {
+			err = in.readWhole(uint8(kind), r)
+		} else {
+			err = in.readParts(uint8(kind), r)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// readWhole takes a message as a whole, as it must be kept.
+func (in *wsReader) readWhole(kind uint8, r io.Reader) error {
+	data, err := io.ReadAll(io.LimitReader(r, wsMaxKept+1))
+	switch {
+	case err != nil:
+		return err
+	case len(data) > wsMaxKept:
+		return websocket.ErrReadLimit
+	case kind == frame.MessageText && !utf8.Valid(data):
+		return errNotUTF8
+	}
+	in.put(wsPart{kind: kind, data: data})
+	return in.wait()
+}
+
+// readParts passes a message on as it comes.
+func (in *wsReader) readParts(kind uint8, r io.Reader) error {
+	var tail []byte // the beginning of a character whose rest is still to come
+	buf := bodyParts.Get().(*[frame.MaxBodyPart]byte)
+	defer bodyParts.Put(buf)
+	for end := false; !end; {
+		n, err := io.ReadFull(r, buf[:])
+		end = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !end {
+			return err
+		}
+		if kind == frame.MessageText {
+			var ok bool
+			if tail, ok = checkUTF8(tail, buf[:n], end); !ok {
+				return errNotUTF8
+			}
+		}
+		in.put(wsPart{kind: kind, more: !end, data: bytes.Clone(buf[:n])})
+		if err := in.wait(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkUTF8 checks one part of a text. tail is what the part before it left of a
+// character; it returns what this one leaves.
+func checkUTF8(tail, p []byte, end bool) ([]byte, bool) {
+	if len(tail) > 0 {
+		p = append(bytes.Clone(tail), p...)
+	}
+	n := len(p)
+	if !end { // a character at the end may not be whole
+		for back := 1; back <= min(utf8.UTFMax-1, n); back++ {
+			if utf8.RuneStart(p[n-back]) {
+				if !utf8.FullRune(p[n-back:]) {
+					n -= back
+				}
+				break
+			}
+		}
+	}
+	return bytes.Clone(p[n:]), utf8.Valid(p[:n])
+}
+
+// wait blocks while the far end does not take what the client sends, so that the
+// client is not read from either.
+func (in *wsReader) wait() error {
+	for {
+		in.x.mu.Lock()
+		full := in.x.ws.unsent >= wsUnsent && !in.x.ws.over
+		in.x.mu.Unlock()
+		if !full {
+			return nil
+		}
+		select {
+		case <-in.x.ws.room:
+		case <-in.c.s.kill:
+			return net.ErrClosed
+		}
+	}
+}
+
+// wsHandshake returns the answer to a handshake.
+func wsHandshake(request, header []frame.Field, reason string, deflate bool) []byte {
+	key, _ := http1.Get(request, "Sec-WebSocket-Key")
+	h := make([]frame.Field, 0, len(header)+4)
+	h = append(h, frame.Field{Name: "Upgrade", Value: "websocket"}, frame.Field{Name: "Connection", Value: "Upgrade"},
+		frame.Field{Name: "Sec-WebSocket-Accept", Value: acceptKey(key)})
+	if deflate {
+		h = append(h, frame.Field{Name: "Sec-WebSocket-Extensions", Value: "permessage-deflate; server_no_context_takeover; client_no_context_takeover"})
+	}
+	for _, f := range header {
+		switch strings.ToLower(f.Name) {
+		case "upgrade", "connection", "sec-websocket-accept", "content-length", "transfer-encoding":
+		default:
+			h = append(h, f)
+		}
+	}
+	return http1.AppendResponseHead(nil, http.StatusSwitchingProtocols, reasonOr(reason, http.StatusSwitchingProtocols), 1, h)
+}
+
+// offersDeflate reports whether a client offers permessage-deflate in a form that
+// we speak (RFC 7692): without context takeover, with windows as large as they
+// get.
+func offersDeflate(h []frame.Field) bool {
+	for offer := range http1.Tokens(h, "Sec-WebSocket-Extensions") {
+		name, params, _ := strings.Cut(offer, ";")
+		if strings.TrimSpace(name) == "permessage-deflate" && deflateParams(params) {
+			return true
+		}
+	}
+	return false
+}
+
+func deflateParams(params string) bool {
+	seen := map[string]bool{}
+	for _, p := range strings.Split(params, ";") {
+		name, value, has := strings.Cut(strings.TrimSpace(p), "=")
+		name, value = strings.TrimSpace(name), strings.Trim(strings.TrimSpace(value), `"`)
+		if name == "" && !has {
+			continue
+		}
+		if seen[name] {
+			return false
+		}
+		seen[name] = true
+		switch name {
+		case "client_no_context_takeover", "server_no_context_takeover":
+			if has {
+				return false
+			}
+		case "client_max_window_bits":
+			switch value {
+			case "", "8", "9", "10", "11", "12", "13", "14", "15":
+			default:
+				return false
+			}
+		case "server_max_window_bits":
+			if value != "15" {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// appendWSFrame appends one frame to the client; it is not masked (RFC 6455,
+// section 5.1).
+func appendWSFrame(dst []byte, first byte, payload []byte) []byte {
+	switch n := len(payload); {
+	case n < 126:
+		dst = append(dst, first, byte(n))
+	case n <= math.MaxUint16:
+		dst = append(dst, first, 126, byte(n>>8), byte(n))
+	default:
+		dst = append(dst, first, 127)
+		dst = binary.BigEndian.AppendUint64(dst, uint64(n))
+	}
+	return append(dst, payload...)
+}
+
+const (
+	wsFin  = 0x80
+	wsRSV1 = 0x40 // of a compressed message's first frame
+)
+
+// wsEncode returns a message, or a part of one, as frames. first says that it
+// begins the message, last that it ends it.
+func wsEncode(kind uint8, data []byte, first, last bool) []byte {
+	out := make([]byte, 0, len(data)+10*(1+len(data)/wsFragment))
+	b := kind
+	if !first {
+		b = 0 // continuation
+	}
+	for {
+		n := min(len(data), wsFragment)
+		if n == len(data) && last {
+			b |= wsFin
+		}
+		out = appendWSFrame(out, b, data[:n])
+		if data = data[n:]; len(data) == 0 {
+			return out
+		}
+		b = 0
+	}
+}
+
+// wsDeflated returns a whole message in compressed form.
+func wsDeflated(kind uint8, data []byte) []byte {
+	p := deflate(data)
+	if len(p) <= wsFragment {
+		return appendWSFrame(make([]byte, 0, len(p)+10), kind|wsFin|wsRSV1, p)
+	}
+	out := make([]byte, 0, len(p)+10*(1+len(p)/wsFragment))
+	for b := kind | wsRSV1; ; b = 0 {
+		n := min(len(p), wsFragment)
+		if n == len(p) {
+			b |= wsFin
+		}
+		out = appendWSFrame(out, b, p[:n])
+		if p = p[n:]; len(p) == 0 {
+			return out
+		}
+	}
+}
+
+// wsCloseFrame returns a close frame. Codes that must not be sent (RFC 6455,
+// section 7.4.1) and 0 become 1000, as clients of Pushpin know it, without a
+// reason. A reason that is too long is cut at a character.
+func wsCloseFrame(code uint16, reason []byte) []byte {
+	switch {
+	case code < 1000, code == 1004, code == 1005, code == 1006, code > 1014 && code < 3000, code > 4999:
+		code, reason = 1000, nil
+	}
+	reason = reason[:min(len(reason), 123)]
+	for len(reason) > 0 && !utf8.Valid(reason) {
+		reason = reason[:len(reason)-1]
+	}
+	return appendWSFrame(nil, frame.MessageClose|wsFin, append(binary.BigEndian.AppendUint16(nil, code), reason...))
+}

@@ -1,0 +1,339 @@
+package connmgr
+
+import (
+	"bytes"
+	"compress/flate"
+	"crypto/sha1" //nolint:gosec // RFC 6455 has it so; nothing secret hangs on it
+	"encoding/base64"
+	"sync"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/wheel"
+)
+
+// What the writer does for WebSockets.
+
+// wsWait says for how long a WebSocket that closes may still take.
+func (w *writer) wsWait(h *hold, d time.Duration) {
+	w.wheel.Set(&h.ws.closeTimer, w.now.Add(d))
+}
+
+// upgraded makes the socket of h the writer's.
+func (w *writer) upgraded(h *hold, deflate bool) {
+	h.parked, h.ws.deflate = true, deflate
+	if h.cutting {
+		w.cut(h, h.reason)
+		return
+	}
+	if w.s.draining.Load() {
+		w.endFor(h, frame.ReasonShutdown)
+		return
+	}
+	w.settle(h)
+}
+
+// wsFrame handles what proxy or handler sent for the WebSocket h.
+func (w *writer) wsFrame(h *hold, j *job) {
+	ws := h.ws
+	switch f := j.f.(type) {
+	case *frame.Update:
+		w.join(h, j.groups)
+		h.record = bytes.Clone(f.Record)
+	case *frame.Finish: // of the handler: a filter failed, or the like
+		w.wsPublishedClose(h, f.Code, f.Reason)
+	case *frame.Message:
+		if f.Kind == frame.MessageClose {
+			w.wsClose(h, f.Code, f.Data)
+			return
+		}
+		if ws.sentClose {
+			return
+		}
+		w.wsMessage(h, f)
+	case *frame.Tune:
+		w.tune(h, f)
+	case *frame.Cancel:
+		w.cut(h, f.Reason)
+	}
+}
+
+// wsMessage sends a message of the origin, or a part of one.
+func (w *writer) wsMessage(h *hold, f *frame.Message) {
+	ws := h.ws
+	if f.Kind == frame.MessagePing || f.Kind == frame.MessagePong {
+		w.append(h, item{data: appendWSFrame(nil, f.Kind|wsFin, f.Data)}, 0)
+	} else {
+		var p []byte
+		if ws.deflate && !ws.inside && !f.More {
+			p = wsDeflated(f.Kind, f.Data)
+		} else {
+			p = wsEncode(f.Kind, f.Data, !ws.inside, !f.More)
+		}
+		ws.inside = f.More
+		w.append(h, item{data: p, credit: len(f.Data)}, 0)
+		if !ws.inside {
+			w.wsRelease(h)
+		}
+	}
+	h.lastSend = w.now
+	w.settle(h)
+}
+
+// wsRelease lets those publications go that waited for the end of a message.
+func (w *writer) wsRelease(h *hold) {
+	for _, it := range h.ws.later {
+		w.backlogged(h, -len(it.data)) // append counts them again
+		w.append(h, it, 0)
+	}
+	h.ws.later = nil
+}
+
+// wsPostpone keeps a publication until the message that is sent in part is
+// whole. It keeps to the bound of the backlog.
+func (w *writer) wsPostpone(h *hold, it item) {
+	if h.backlog == nil {
+		h.backlog = new(backlog)
+	}
+	if h.backlog.bytes+len(it.data) > w.s.opt.MaxBacklog {
+		w.tally.dropped(it.d, frame.ReasonBacklogFull, 1, w.now)
+		return
+	}
+	h.ws.later = append(h.ws.later, it)
+	w.backlogged(h, len(it.data))
+}
+
+// wsDeliver brings a publication to one WebSocket.
+func (w *writer) wsDeliver(h *hold, d *delivery) {
+	switch d.f.Action {
+	case frame.ActionSend:
+		h.lastSend = w.now
+		it := item{data: d.bytes(h.framing()), d: d}
+		if h.ws.inside {
+			w.wsPostpone(h, it)
+			return
+		}
+		w.enqueue(h, it, 0)
+		if !h.over {
+			w.settle(h)
+		}
+	case frame.ActionClose:
+		w.wsPublishedClose(h, d.f.Code, d.f.Reason)
+		w.tally.delivered(d, 1, w.now)
+	default:
+		w.tally.dropped(d, frame.ReasonNotReady, 1, w.now)
+	}
+}
+
+// wsPublishedClose closes the client's side, and has the proxy close the
+// origin's.
+func (w *writer) wsPublishedClose(h *hold, code uint16, reason string) {
+	if h.ws.sentClose {
+		return
+	}
+	h.x.shut(w.s)
+	w.wsClose(h, code, []byte(reason))
+}
+
+// shut tells the proxy that it is over for the origin.
+func (x *exch) shut(s *Server) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.far != nil && !x.ws.over {
+		s.out.post(x.far, frame.Encode(&frame.Tune{ID: x.id, Seq: x.sendSeq, Op: frame.TuneShut}))
+		x.sendSeq++
+	}
+	x.far = nil // nothing that it could say would be for anybody
+	x.ws.over = true
+	x.ws.wake()
+}
+
+// wsClose sends a close frame. If the client has sent its own, the connection
+// ends, otherwise it has some time to answer.
+func (w *writer) wsClose(h *hold, code uint16, reason []byte) {
+	if h.ws.sentClose {
+		return
+	}
+	h.ws.sentClose = true
+	w.leave(h)
+	w.wsRelease(h)
+	w.wheel.Stop(&h.timer)
+	w.wheel.Stop(&h.ws.delayTimer)
+	w.append(h, item{data: wsCloseFrame(code, reason)}, 0)
+	if h.ws.gotClose {
+		w.wsEnd(h, frame.ReasonFinished)
+		return
+	}
+	w.wsWait(h, wsCloseTime)
+	w.settle(h)
+}
+
+// wsEnd ends the connection as soon as the client has everything.
+func (w *writer) wsEnd(h *hold, reason frame.Reason) {
+	w.leave(h)
+	h.ending, h.reason, h.close = true, reason, true
+	w.wheel.Set(&h.timer, w.now.Add(w.s.opt.WriteTimeout))
+	w.settle(h)
+}
+
+// wsClosed notes that the client has sent a close frame. The far end is to
+// answer it.
+func (w *writer) wsClosed(h *hold, code uint16) {
+	ws := h.ws
+	ws.gotClose, ws.code = true, code
+	switch {
+	case ws.sentClose:
+		w.wsEnd(h, frame.ReasonFinished)
+	case ws.detached:
+		w.wsClose(h, 1000, nil)
+	default:
+		w.leave(h) // nothing may be sent to it but the origin's last words and the answer
+		w.wsWait(h, wsCloseAnswer)
+	}
+}
+
+// wsFault ends a connection whose client broke the protocol. With code 0 the
+// client was told by the library.
+func (w *writer) wsFault(h *hold, code uint16) {
+	if code != 0 && !h.ws.sentClose {
+		w.append(h, item{data: wsCloseFrame(code, nil)}, 0)
+	}
+	w.s.sendCancel(h.x, frame.ReasonProtocolError, "")
+	h.x.letGo()
+	w.wsEnd(h, frame.ReasonProtocolError)
+}
+
+// tune does what the origin wants done besides messages.
+func (w *writer) tune(h *hold, f *frame.Tune) {
+	ws := h.ws
+	switch f.Op {
+	case frame.TuneKeepAlive:
+		h.keep = frame.KeepAlive{Data: bytes.Clone(f.Data), Millis: f.Millis, Interval: f.Interval, Kind: f.Kind}
+		w.armKeepAlive(h)
+	case frame.TuneDelay:
+		w.flushDelayed(h)
+		f.Data = bytes.Clone(f.Data)
+		ws.delayed = f
+		w.wheel.Set(&ws.delayTimer, w.now.Add(time.Duration(f.Millis)*time.Millisecond))
+	case frame.TuneFlush:
+		w.flushDelayed(h)
+	case frame.TuneDetach:
+		ws.detached = true
+		if ws.gotClose {
+			w.wsClose(h, 1000, nil)
+		}
+	}
+}
+
+func (w *writer) flushDelayed(h *hold) {
+	f := h.ws.delayed
+	if f == nil {
+		return
+	}
+	h.ws.delayed = nil
+	w.wheel.Stop(&h.ws.delayTimer)
+	w.wsOwn(h, f.Kind, f.Data)
+}
+
+// wsOwn sends a message that connmgr sends of itself.
+func (w *writer) wsOwn(h *hold, kind uint8, data []byte) {
+	if h.ws.sentClose || h.ending {
+		return
+	}
+	var p []byte
+	if h.ws.deflate && kind < frame.MessageClose {
+		p = wsDeflated(kind, data)
+	} else {
+		p = wsEncode(kind, data, true, true)
+	}
+	h.lastSend = w.now
+	if h.ws.inside {
+		h.ws.later = append(h.ws.later, item{data: p})
+		if h.backlog == nil {
+			h.backlog = new(backlog)
+		}
+		w.backlogged(h, len(p))
+		return
+	}
+	w.append(h, item{data: p}, 0)
+	w.settle(h)
+}
+
+// wsFire is called when a timer of a WebSocket fires.
+func (w *writer) wsFire(h *hold, t *wheel.Timer[*hold]) {
+	switch {
+	case h.over:
+	case t == &h.ws.delayTimer:
+		w.flushDelayed(h)
+	case t == &h.ws.closeTimer && !h.ws.sentClose: // the far end has not answered the client
+		w.wsClose(h, h.ws.code, nil)
+	case t == &h.ws.closeTimer:
+		w.wsEnd(h, frame.ReasonTimeout)
+	case h.ending:
+		w.cut(h, frame.ReasonWriteFailed)
+	case !h.endAt.IsZero() && !h.endAt.After(w.now):
+		w.endFor(h, frame.ReasonShutdown)
+	default:
+		w.wsKeepAlive(h)
+	}
+}
+
+func (w *writer) wsKeepAlive(h *hold) {
+	if due := h.lastSend.Add(h.keepDelay); !h.keep.Interval && due.After(w.now) {
+		w.wheel.Set(&h.timer, due)
+		return
+	}
+	if h.backlog == nil && !h.ws.inside {
+		w.s.metrics.keepAlives.Inc()
+		w.wsOwn(h, h.keep.Kind, h.keep.Data)
+	}
+	if !h.over && !h.ending && !h.ws.sentClose {
+		w.armKeepAlive(h)
+	}
+}
+
+// wsFinish tells proxy and handler that a WebSocket is over.
+func (w *writer) wsFinish(h *hold, reason frame.Reason) {
+	w.wheel.Stop(&h.ws.delayTimer)
+	w.wheel.Stop(&h.ws.closeTimer)
+	for _, it := range h.ws.later {
+		if it.d != nil {
+			w.tally.dropped(it.d, reason, 1, w.now)
+		}
+	}
+	h.ws.later = nil
+	x := h.x
+	x.mu.Lock()
+	x.ws.over = true
+	x.ws.parts, x.ws.sent, x.ws.unsent = nil, 0, 0
+	x.ws.wake()
+	x.mu.Unlock()
+	closed := &frame.Closed{ID: x.id, Reason: reason, Sent: h.sent}
+	w.s.sendHandler(x, closed, &closed.Seq)
+	if h.parked && reason != frame.ReasonFinished {
+		w.s.sendCancel(x, reason, "")
+	}
+}
+
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // see above
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+var deflaters = sync.Pool{New: func() any {
+	z, _ := flate.NewWriter(nil, flate.BestSpeed) // the level is a good one
+	return z
+}}
+
+// deflate compresses a message without regard to others (RFC 7692, section
+// 7.2.1).
+func deflate(p []byte) []byte {
+	z := deflaters.Get().(*flate.Writer)
+	defer deflaters.Put(z)
+	var b bytes.Buffer
+	z.Reset(&b)
+	// A bytes.Buffer takes everything.
+	_, _ = z.Write(p)
+	_ = z.Flush()
+	return bytes.TrimSuffix(b.Bytes(), []byte{0, 0, 0xff, 0xff})
+}

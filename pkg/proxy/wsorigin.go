@@ -1,0 +1,362 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha1" //nolint:gosec // RFC 6455 has it so; nothing secret hangs on it
+	"encoding/base64"
+	"errors"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/http1"
+	"github.com/holdfast/holdfast/pkg/origin"
+	"github.com/holdfast/holdfast/pkg/route"
+)
+
+// closeWait is how long the other side has to answer a close frame.
+const closeWait = 10 * time.Second
+
+// passThrough joins the client with a WebSocket origin. A nil error with no
+// answer sent does not happen.
+func (s *socket) passThrough(t *route.Target) error {
+	ws, err := s.dial(t)
+	if ws == nil {
+		return err
+	}
+	defer ws.Close() //nolint:errcheck // the connection is over, one way or the other
+	up := &upstream{socket: s, ws: ws, done: make(chan struct{})}
+	return up.run()
+}
+
+// dial makes the handshake with an origin and answers the client with what came
+// of it. It returns nil if that was not a connection.
+func (s *socket) dial(t *route.Target) (*websocket.Conn, error) {
+	host := s.o.host
+	if t.URIHost != "" {
+		host = t.URIHost
+	}
+	name, host := splitHost(host, t.TLS)
+	var nonce [16]byte
+	_, _ = rand.Read(nonce[:]) // never fails
+	key := base64.StdEncoding.EncodeToString(nonce[:])
+	h := setHost(http1.Del(slices.Clone(s.o.header), "Sec-WebSocket-Key", "Sec-WebSocket-Version"), host)
+	h = append(h,
+		frame.Field{Name: "Upgrade", Value: "websocket"}, frame.Field{Name: "Connection", Value: "Upgrade"},
+		frame.Field{Name: "Sec-WebSocket-Version", Value: "13"}, frame.Field{Name: "Sec-WebSocket-Key", Value: key})
+	start := s.s.opts.Now()
+	resp, err := s.s.origins.Do(s.ctx, target(t, name), &origin.Request{Method: "GET", URI: s.o.path, Header: h})
+	s.s.metrics.attempt(t.Name, s.s.opts.Now().Sub(start), err)
+	if err != nil {
+		return nil, err
+	}
+	if resp.Head.Code != 101 {
+		return nil, s.refused(&response{code: resp.Head.Code, reason: resp.Head.Reason, header: resp.Head.Header, length: resp.Head.BodyLen, body: resp})
+	}
+	if got, _ := http1.Get(resp.Head.Header, "Sec-WebSocket-Accept"); got != acceptKey(key) {
+		_ = resp.Close()
+		return nil, errors.New("origin's Sec-WebSocket-Accept is wrong")
+	}
+	nc, br, err := resp.Hijack()
+	if err != nil {
+		return nil, err
+	}
+	ws, err := adopt(nc, br)
+	if err == nil {
+		err = s.accept(resp.Head.Header)
+	}
+	if err != nil {
+		_ = nc.Close()
+		if errors.Is(err, errRefused) && s.ctx.Err() == nil {
+			err = nil
+		}
+		return nil, err
+	}
+	return ws, nil
+}
+
+func acceptKey(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // see above
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// adopt makes a client connection of the WebSocket library out of one whose
+// handshake is done. The library only makes handshakes of its own, which would
+// neither keep the header as it is nor offer GRIP, so it is given a peer that
+// agrees to everything.
+func adopt(nc net.Conn, br *bufio.Reader) (*websocket.Conn, error) {
+	shim := &handshaken{Conn: nc, br: br}
+	d := websocket.Dialer{
+		ReadBufferSize: 4096, WriteBufferSize: 4096, WriteBufferPool: &wsBuffers,
+		NetDialContext: func(context.Context, string, string) (net.Conn, error) { return shim, nil },
+	}
+	ws, resp, err := d.Dial("ws://origin/", nil)
+	if resp != nil && resp.Body != nil {
+		_ = resp.Body.Close()
+	}
+	return ws, err
+}
+
+var wsBuffers sync.Pool
+
+// handshaken is a connection behind a handshake that it plays itself.
+type handshaken struct {
+	net.Conn
+	br      *bufio.Reader // what came with the real handshake
+	request []byte
+	answer  []byte
+	over    bool
+}
+
+func (h *handshaken) Write(p []byte) (int, error) {
+	if h.over {
+		return h.Conn.Write(p)
+	}
+	h.request = append(h.request, p...)
+	if !bytes.HasSuffix(h.request, []byte("\r\n\r\n")) {
+		return len(p), nil
+	}
+	head, err := http1.ReadRequestHead(bufio.NewReader(bytes.NewReader(h.request)), http1.Limits{})
+	if err != nil {
+		return 0, err
+	}
+	key, _ := http1.Get(head.Header, "Sec-WebSocket-Key")
+	h.answer = http1.AppendResponseHead(nil, 101, "", 1, []frame.Field{
+		{Name: "Upgrade", Value: "websocket"}, {Name: "Connection", Value: "Upgrade"},
+		{Name: "Sec-WebSocket-Accept", Value: acceptKey(key)},
+	})
+	h.over, h.request = true, nil
+	return len(p), nil
+}
+
+func (h *handshaken) Read(p []byte) (int, error) {
+	if len(h.answer) > 0 {
+		n := copy(p, h.answer)
+		h.answer = h.answer[n:]
+		return n, nil
+	}
+	if h.br != nil {
+		if n := h.br.Buffered(); n > 0 {
+			return h.br.Read(p[:min(len(p), n)])
+		}
+		h.br = nil
+	}
+	return h.Conn.Read(p)
+}
+
+// upstream is a connection to a WebSocket origin. One goroutine reads from it,
+// the exchange's own writes to it.
+type upstream struct {
+	*socket
+	ws   *websocket.Conn
+	done chan struct{} // closed when the reader has ended
+
+	err      error // why the reader ended; after done
+	detached bool
+}
+
+func (u *upstream) run() error {
+	go func() {
+		defer close(u.done)
+		u.err = u.read()
+	}()
+	defer func() {
+		_ = u.ws.Close() // ends the reader
+		u.cancel(nil)
+		<-u.done
+	}()
+	return u.write()
+}
+
+// read passes on what the origin sends, until it has closed.
+func (u *upstream) read() error {
+	u.ws.SetPingHandler(func(data string) error { return u.controlFrame(frame.MessagePing, []byte(data)) })
+	u.ws.SetPongHandler(func(data string) error { return u.controlFrame(frame.MessagePong, []byte(data)) })
+	u.ws.SetCloseHandler(func(int, string) error { return nil }) // the answer is the client's to give
+	buf := buffers.Get().(*[frame.MaxBodyPart]byte)
+	defer buffers.Put(buf)
+	for {
+		kind, r, err := u.ws.NextReader()
+		if err == nil {
+			err = u.relayMessage(uint8(kind), r, buf[:])
+		}
+		var closed *websocket.CloseError
+		switch {
+		case err == nil:
+			continue
+		case errors.As(err, &closed) && closed.Code == websocket.CloseNoStatusReceived:
+			return u.closeClient(0, "")
+		case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
+			return u.closeClient(uint16(closed.Code), closed.Text)
+		case errors.Is(err, errDetached):
+			u.detached = true
+			return nil
+		}
+		return originBroke(err)
+	}
+}
+
+// relayMessage passes on one message, part by part. What GRIP makes of it is
+// decided by its beginning and holds for all of it.
+func (u *upstream) relayMessage(kind uint8, r io.Reader, buf []byte) error {
+	n, err := io.ReadFull(r, buf)
+	end := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+	if err != nil && !end {
+		return err
+	}
+	v, part := u.judge(kind, buf[:n])
+	if v == forUs {
+		whole := slices.Clone(part)
+		if !end {
+			rest, err := io.ReadAll(io.LimitReader(r, maxControlMessage))
+			if err != nil {
+				return err
+			}
+			whole = append(whole, rest...)
+		}
+		if err := u.control(whole); err != nil {
+			return err
+		}
+		v = forNobody
+	}
+	if v == forNobody {
+		if !end {
+			_, err = io.Copy(io.Discard, r)
+			return err
+		}
+		return nil
+	}
+	for {
+		if err := u.toClient(kind, part, !end); err != nil || end {
+			return err
+		}
+		n, err := io.ReadFull(r, buf)
+		if end = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF); err != nil && !end {
+			return err
+		}
+		part = buf[:n]
+	}
+}
+
+// maxControlMessage is more than a control message may have, so that one that is
+// too large is seen to be.
+const maxControlMessage = 128 << 10
+
+// write passes on what the client sends, until both sides have closed.
+func (u *upstream) write() error {
+	var w io.WriteCloser
+	var uncredited uint64
+	closed := false // the client has
+	var wait <-chan time.Time
+	done := u.done
+	for {
+		f, err := u.body.parts.Take()
+		if f == nil {
+			select {
+			case <-u.body.parts.Ready():
+				continue
+			case <-done:
+				switch {
+				case u.detached:
+					_ = u.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseNormalClosure, ""), time.Now().Add(closeWait))
+					return nil
+				case u.err != nil:
+					return u.err
+				case closed:
+					return nil
+				}
+				done, wait = nil, u.s.opts.After(closeWait) // the client has to answer
+				continue
+			case <-wait:
+				return nil
+			case <-u.ctx.Done():
+				return context.Cause(u.ctx)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		switch f := f.(type) {
+		case *frame.Tune: // a publication closed the client
+			_ = u.ws.WriteControl(websocket.CloseMessage, nil, time.Now().Add(closeWait))
+			return nil
+		case *frame.Message:
+			_ = u.ws.SetWriteDeadline(time.Time{})
+			if f.Kind == frame.MessageClose {
+				if closed {
+					continue
+				}
+				closed = true
+				_ = u.ws.WriteControl(websocket.CloseMessage, closePayload(f.Code, f.Data), time.Now().Add(closeWait))
+				if done == nil { // the origin closed first
+					return nil
+				}
+				// The origin may still send, and is to answer.
+				_ = u.ws.SetReadDeadline(time.Now().Add(closeWait))
+				continue
+			}
+			if closed {
+				continue
+			}
+			if err := u.toOrigin(&w, f); err != nil {
+				if done == nil {
+					continue // it has closed; only the client's answer matters
+				}
+				return originBroke(err)
+			}
+			if uncredited += uint64(len(f.Data)); uncredited >= frame.InitialWindow/4 {
+				if err := u.send(&frame.Credit{ID: u.x.ID, N: uncredited}); err != nil {
+					return err
+				}
+				uncredited = 0
+			}
+		}
+	}
+}
+
+// toOrigin writes a part of a message, or a control frame.
+func (u *upstream) toOrigin(w *io.WriteCloser, f *frame.Message) error {
+	if f.Kind == frame.MessagePing || f.Kind == frame.MessagePong {
+		return u.ws.WriteControl(int(f.Kind), f.Data, time.Now().Add(closeWait))
+	}
+	if *w == nil {
+		if !f.More { // the whole message at once
+			return u.ws.WriteMessage(int(f.Kind), f.Data)
+		}
+		var err error
+		if *w, err = u.ws.NextWriter(int(f.Kind)); err != nil {
+			return err
+		}
+	}
+	if _, err := (*w).Write(f.Data); err != nil {
+		return err
+	}
+	if f.More {
+		return nil
+	}
+	err := (*w).Close()
+	*w = nil
+	return err
+}
+
+// closePayload returns the content of a close frame. What must not be sent
+// (RFC 6455, section 7.4.1) becomes no status.
+func closePayload(code uint16, reason []byte) []byte {
+	if code < 1000 || code == websocket.CloseNoStatusReceived || code == websocket.CloseAbnormalClosure || code == websocket.CloseTLSHandshake {
+		return nil
+	}
+	reason = reason[:min(len(reason), 123)]
+	for !utf8.Valid(reason) {
+		reason = reason[:len(reason)-1]
+	}
+	return websocket.FormatCloseMessage(int(code), string(reason))
+}

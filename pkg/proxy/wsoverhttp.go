@@ -1,0 +1,426 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/http1"
+	"github.com/holdfast/holdfast/pkg/origin"
+	"github.com/holdfast/holdfast/pkg/route"
+	"github.com/holdfast/holdfast/pkg/wsevents"
+	"github.com/holdfast/holdfast/pkg/wsoverhttp"
+)
+
+// maxRefusal is how much of the body of a refusal is relayed.
+const maxRefusal = 100_000
+
+// sessionRecord is what connmgr keeps of a session for the next proxy.
+type sessionRecord struct {
+	Target  int // of the route
+	Grip    bool
+	Prefix  string
+	Joined  bool
+	Session wsoverhttp.Record
+}
+
+// overSession is a client's WebSocket as a series of requests. All of it belongs
+// to the exchange's goroutine, but for the requests themselves.
+type overSession struct {
+	*socket
+	target   *route.Target
+	index    int
+	session  *wsoverhttp.Session
+	base     []frame.Field // header of every request, but for Grip-Sig and Meta-*
+	results  chan asked    // buffer 1: at most one request is under way; never closed
+	asking   bool
+	failures int // of the request under way, in a row
+	recut    bool
+	retry    <-chan time.Time
+	alarm    <-chan time.Time
+	allowed  uint64          // message bytes that connmgr may have sent so far
+	got      uint64          // message bytes that it has sent
+	gone     bool            // nobody is at the client's side any more
+	ctx      context.Context //nolint:containedctx // ends with the client, then with the process
+}
+
+// asked is what came of a request.
+type asked struct {
+	resp *origin.Response
+	body []byte
+	err  error
+}
+
+// overHTTP serves the client by requests to a target. An error that nothing was
+// answered for means that the target could not be reached.
+func (s *socket) overHTTP(index int) error {
+	w := s.newSession(index, wsoverhttp.New(s.o.rule.Targets[index].OneEvent))
+	return w.run()
+}
+
+// resume goes on with a session that another proxy had.
+func (s *socket) resume() error {
+	var r sessionRecord
+	if err := json.Unmarshal(s.req.Session, &r); err != nil {
+		return &endError{frame.ReasonInternal, "session record: " + err.Error()}
+	}
+	if r.Target < 0 || r.Target >= len(s.o.rule.Targets) || !s.o.rule.Targets[r.Target].OverHTTP {
+		return &endError{frame.ReasonOriginFailed, "the route has lost the session's target"}
+	}
+	s.o.target = &s.o.rule.Targets[r.Target]
+	s.log.target = s.o.target.Name + "[http]"
+	s.grip, s.prefix, s.joined = r.Grip, r.Prefix, r.Joined
+	w := s.newSession(r.Target, wsoverhttp.Restore(r.Session, s.o.target.OneEvent))
+	if r.Session.Opened {
+		s.log.code = 101
+	}
+	return w.run()
+}
+
+func (s *socket) newSession(index int, session *wsoverhttp.Session) *overSession {
+	w := &overSession{
+		socket: s, target: &s.o.rule.Targets[index], index: index, session: session, ctx: s.ctx,
+		results: make(chan asked, 1), allowed: frame.InitialWindow,
+	}
+	h := http1.Del(slices.Clone(s.o.header), "Upgrade", "Accept", "Connection-Id", "Content-Length", "Content-Type", "Content-Bytes-Replayed")
+	h = slices.DeleteFunc(h, func(f frame.Field) bool { return len(f.Name) > 5 && strings.EqualFold(f.Name[:5], "Meta-") })
+	w.base = append(h, frame.Field{Name: "Accept", Value: wsevents.ContentType}, frame.Field{Name: "Connection-Id", Value: s.req.ConnID},
+		frame.Field{Name: "Content-Type", Value: wsevents.ContentType})
+	return w
+}
+
+// run is the session's loop. It goes on without the client for as long as the
+// origin has to be told something.
+func (w *overSession) run() error {
+	err := w.grant()
+	for {
+		if err == nil {
+			err = w.askIfDue()
+		}
+		if err != nil {
+			if w.log.code == 0 && !w.gone && context.Cause(w.exch.ctx) == nil {
+				return err // another target may do better, or the client is told
+			}
+			w.part(err)
+			err = nil
+			continue
+		}
+		if !w.asking && w.retry == nil && (w.session.Ended() || w.gone) {
+			return nil
+		}
+		select {
+		case <-w.body.parts.Ready():
+			err = w.fromClient()
+		case a := <-w.results:
+			w.asking = false
+			err = w.answered(a)
+		case <-w.retry:
+			w.retry = nil
+			w.start(w.session.Again())
+		case <-w.alarm:
+			w.alarm = nil
+			w.session.Alarm()
+		case <-w.refresh:
+			w.session.Refresh()
+		case <-w.ctx.Done():
+			if errors.Is(context.Cause(w.ctx), errShutdown) {
+				// Nobody is told: connmgr gives the session to another proxy as
+				// soon as it sees that we are gone.
+				return nil
+			}
+			err = context.Cause(w.ctx)
+		}
+	}
+}
+
+// part lets go of the client because of err. What the origin has to know of it
+// is left to the loop.
+func (w *overSession) part(err error) {
+	switch {
+	case context.Cause(w.exch.ctx) != nil: // the client has gone
+		w.session.ClientGone()
+	case errors.Is(err, errDetached): // it was told, or stays without us
+		w.session.Shut()
+	default:
+		w.abort(err)
+		w.session.ClientGone()
+	}
+	w.gone = true
+	w.ctx = w.s.ctx
+}
+
+// askIfDue makes the request that is due, or sees to it that one will be.
+func (w *overSession) askIfDue() error {
+	if w.asking || w.retry != nil {
+		return nil
+	}
+	if r := w.session.Next(false); r != nil {
+		w.alarm = nil
+		if err := w.remember(); err != nil {
+			return err
+		}
+		w.start(r)
+		return nil
+	}
+	if n := w.session.Interval(); n > 0 && w.alarm == nil && !w.session.Ended() {
+		w.alarm = w.s.opts.After(time.Duration(n) * time.Second)
+	}
+	return nil
+}
+
+// remember gives connmgr what the next proxy would have to know, before the
+// request that makes it true is sent.
+func (w *overSession) remember() error {
+	if w.gone {
+		return nil
+	}
+	taken, _ := w.session.Taken()
+	record, err := json.Marshal(sessionRecord{w.index, w.grip, w.prefix, w.joined, w.session.Record()})
+	if err != nil {
+		return fmt.Errorf("session record: %w", err)
+	}
+	return w.send(&frame.Session{ID: w.x.ID, Record: record, Acked: taken})
+}
+
+// start sends a request in a goroutine of its own, whose result comes by
+// w.results.
+func (w *overSession) start(r *wsoverhttp.Request) {
+	w.asking = true
+	req, err := w.request(r)
+	t := w.target
+	host := w.o.host
+	if t.URIHost != "" {
+		host = t.URIHost
+	}
+	name, host := splitHost(host, t.TLS)
+	w.s.serving.Go(func() {
+		if err != nil {
+			w.results <- asked{err: err}
+			return
+		}
+		req.Header = setHost(req.Header, host)
+		// A client that leaves does not take the request with it: the origin may
+		// be about to accept it.
+		ctx, cancel := context.WithTimeout(w.s.ctx, w.s.opts.WebSocketOverHTTPTimeout)
+		defer cancel()
+		begin := w.s.opts.Now()
+		resp, err := w.s.origins.Do(ctx, target(t, name), req)
+		w.s.metrics.attempt(t.Name, w.s.opts.Now().Sub(begin), err)
+		a := asked{resp: resp, err: err}
+		if err == nil {
+			a.body, a.err = io.ReadAll(io.LimitReader(resp, wsoverhttp.MaxResponse+1))
+			_ = resp.Close()
+		}
+		w.results <- a
+	})
+}
+
+// request makes the HTTP request. The signature is made anew for each.
+func (w *overSession) request(r *wsoverhttp.Request) (*origin.Request, error) {
+	h := slices.Clone(w.base)
+	if w.o.grip() {
+		sig, err := w.o.rule.signer.Sign(w.s.opts.Now())
+		if err != nil {
+			return nil, fmt.Errorf("sign request: %w", err)
+		}
+		for i := range h {
+			if sig != "" && h[i].Name == "Grip-Sig" {
+				h[i].Value = sig
+			}
+		}
+	}
+	h = append(h, contentLength(len(r.Body)))
+	if r.Replayed > 0 {
+		h = append(h, frame.Field{Name: "Content-Bytes-Replayed", Value: strconv.Itoa(r.Replayed)})
+	}
+	for _, m := range r.Meta {
+		h = append(h, frame.Field{Name: "Meta-" + m.Name, Value: m.Value})
+	}
+	return &origin.Request{Method: "POST", URI: w.o.path, Header: h, BodyLen: int64(len(r.Body)), First: r.Body}, nil
+}
+
+// failed deals with a request that brought no answer, and reports whether it
+// will be sent again.
+func (w *overSession) failed(err error) bool {
+	if err == nil {
+		w.failures, w.recut = 0, false
+		return false
+	}
+	if w.s.ctx.Err() != nil || !w.session.Opened() {
+		w.session.Lost(false)
+		return false
+	}
+	// A kept connection may be closed by the origin in the moment in which it is
+	// used. One more try tells that apart from an origin that fails at this
+	// request.
+	if !origin.TryNext(err) {
+		if !errors.Is(err, origin.ErrCut) || w.recut {
+			w.session.Lost(false)
+			return false
+		}
+		w.recut = true
+	}
+	if w.failures == wsoverhttp.MaxRetries {
+		w.session.Lost(false)
+		return false
+	}
+	delay := time.Second<<w.failures + rand.N(time.Second) //nolint:gosec // spreads load, keeps no secret
+	if w.recut && w.failures == 0 {
+		delay = 0
+	}
+	w.failures++
+	w.session.Lost(true)
+	w.retry = w.s.opts.After(delay)
+	return true
+}
+
+func answerOf(a asked) wsoverhttp.Answer {
+	h := a.resp.Head.Header
+	out := wsoverhttp.Answer{Code: a.resp.Head.Code, Body: a.body, Header: func(name string) (string, bool) { return http1.Get(h, name) }}
+	for _, f := range h {
+		if strings.EqualFold(f.Name, "Content-Type") {
+			out.ContentType = append(out.ContentType, f.Value)
+		} else if name := setMetaName(f.Name); name != "" {
+			out.SetMeta = append(out.SetMeta, wsoverhttp.Meta{Name: name, Value: f.Value})
+		}
+	}
+	return out
+}
+
+// answered takes the result of a request.
+func (w *overSession) answered(a asked) error {
+	if w.failed(a.err) {
+		return nil
+	}
+	pending := w.log.code == 0
+	var o wsoverhttp.Outcome
+	err := a.err
+	if err == nil {
+		o, err = w.session.Answer(answerOf(a))
+	}
+	switch {
+	case w.gone:
+		return nil
+	case err != nil && pending:
+		return err
+	case err != nil:
+		return originBroke(err)
+	case o.Rejected:
+		body := a.body[:min(len(a.body), maxRefusal)]
+		h := http1.Del(a.resp.Head.Header, "Content-Length")
+		resp := &response{code: a.resp.Head.Code, reason: a.resp.Head.Reason, header: append(h, contentLength(len(body))), length: int64(len(body)), body: memoryBody{bytes.NewReader(body)}}
+		return w.refused(resp)
+	}
+	if o.Accepted {
+		h := http1.Del(a.resp.Head.Header, "Content-Type", "Keep-Alive-Interval", "Content-Bytes-Accepted")
+		h = slices.DeleteFunc(h, func(f frame.Field) bool { return setMetaName(f.Name) != "" })
+		if err := w.accept(h); err != nil {
+			if errors.Is(err, errRefused) && w.exch.ctx.Err() == nil {
+				return errDetached
+			}
+			return err
+		}
+	}
+	if err := w.deliver(o); err != nil {
+		return err
+	}
+	if err := w.grant(); err != nil {
+		return err
+	}
+	if w.session.Ended() {
+		return nil
+	}
+	return w.remember()
+}
+
+// deliver passes on what the origin said.
+func (w *overSession) deliver(o wsoverhttp.Outcome) error {
+	for _, e := range o.Events {
+		var err error
+		switch e.Type {
+		case wsevents.Text:
+			err = w.message(frame.MessageText, e.Content)
+		case wsevents.Binary:
+			err = w.message(frame.MessageBinary, e.Content)
+		case wsevents.Ping:
+			err = w.controlFrame(frame.MessagePing, e.Content)
+		case wsevents.Pong:
+			err = w.controlFrame(frame.MessagePong, e.Content)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.Closed:
+		return w.closeClient(o.Code, o.Reason)
+	case o.Cut:
+		return originBroke(errors.New("DISCONNECT"))
+	}
+	return nil
+}
+
+// fromClient takes all frames that connmgr has sent.
+func (w *overSession) fromClient() error {
+	for {
+		f, err := w.body.parts.Take()
+		if f == nil || err != nil {
+			return err
+		}
+		switch f := f.(type) {
+		case *frame.Tune: // a publication closed the client
+			w.session.Shut()
+		case *frame.Message:
+			if err := w.clientMessage(f); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func (w *overSession) clientMessage(f *frame.Message) error {
+	w.got += uint64(len(f.Data))
+	kind := wsevents.Text
+	switch f.Kind {
+	case frame.MessageBinary:
+		kind = wsevents.Binary
+	case frame.MessagePing:
+		kind = wsevents.Ping
+	case frame.MessagePong:
+		kind = wsevents.Pong
+	case frame.MessageClose:
+		w.session.ClientClosed(f.Code, string(f.Data))
+		return nil
+	}
+	if err := w.session.Message(kind, f.Data, f.More); err != nil {
+		if errors.Is(err, wsoverhttp.ErrTooLarge) {
+			w.session.ClientGone()
+			return errors.Join(w.closeClient(1009, "message too large"), errDetached)
+		}
+		return err
+	}
+	return w.grant()
+}
+
+// grant lets connmgr send as much as the session has room for.
+func (w *overSession) grant() error {
+	if w.gone {
+		return nil
+	}
+	want := w.got + uint64(w.session.Room())
+	if want < w.allowed+16<<10 && (want <= w.allowed || w.session.Room() > 64<<10) {
+		return nil // not worth a frame yet
+	}
+	n := want - w.allowed
+	w.allowed = want
+	return w.send(&frame.Credit{ID: w.x.ID, N: n})
+}
