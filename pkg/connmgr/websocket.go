@@ -118,16 +118,16 @@ func (s *Server) sendHandler(x *exch, f frame.Frame, seq *uint64) {
 // fromHandler takes a frame of a handler for a WebSocket. x.mu is held.
 func (s *Server) fromHandler(p *peer, x *exch, seq uint64, f frame.Frame) error {
 	ws := x.ws
-	if f, ok := f.(*frame.Hold); ok && ws.handler == nil && ws.hold == nil && f.Mode == frame.ModeWebSocket {
+	if f, ok := f.(*frame.Hold); ok && !ws.joined && f.Mode == frame.ModeWebSocket {
+		// The proxy's answer to the handshake may have been faster.
 		ws.handler, ws.joined = p, true
-		ws.hold = s.newWSHold(x)
-		ws.hold.record = bytes.Clone(f.Record)
-		if policy := frame.Policy(f.Policy); policy != frame.PolicyDefault && policy <= frame.PolicyLatest {
-			ws.hold.policy = policy
+		if ws.hold == nil {
+			ws.hold = s.newWSHold(x)
+			ws.hold.w.push(job{kind: jobHold, h: ws.hold})
 		}
 		gs := s.acquire(f.Groups, ws.hold.w)
-		f.Groups = nil
-		ws.hold.w.push(job{kind: jobHold, h: ws.hold, groups: gs})
+		f.Groups = nil // the keys are those of the groups from now on
+		ws.hold.w.push(job{kind: jobFrame, h: ws.hold, f: f, groups: gs})
 	}
 	if p != ws.handler {
 		return nil // of a handler that let go, or never had it

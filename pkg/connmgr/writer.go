@@ -210,7 +210,7 @@ func (w *writer) handle(j *job) {
 			w.join(h, j.groups)
 			w.leave(h)
 		}
-		if u, ok := j.f.(*frame.Update); ok && u != nil {
+		if j.kind == jobFrame {
 			for _, g := range j.groups {
 				w.s.groups.release(g, w.i)
 			}

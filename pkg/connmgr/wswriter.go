@@ -37,9 +37,13 @@ func (w *writer) upgraded(h *hold, deflate bool) {
 func (w *writer) wsFrame(h *hold, j *job) {
 	ws := h.ws
 	switch f := j.f.(type) {
+	case *frame.Hold:
+		w.wsJoin(h, j.groups, f.Record)
+		if policy := frame.Policy(f.Policy); policy != frame.PolicyDefault && policy <= frame.PolicyLatest {
+			h.policy = policy
+		}
 	case *frame.Update:
-		w.join(h, j.groups)
-		h.record = bytes.Clone(f.Record)
+		w.wsJoin(h, j.groups, f.Record)
 	case *frame.Finish: // of the handler: a filter failed, or the like
 		w.wsPublishedClose(h, f.Code, f.Reason)
 	case *frame.Message:
@@ -55,6 +59,15 @@ func (w *writer) wsFrame(h *hold, j *job) {
 		w.tune(h, f)
 	case *frame.Cancel:
 		w.cut(h, f.Reason)
+	}
+}
+
+// wsJoin makes h a member of gs, unless it closes.
+func (w *writer) wsJoin(h *hold, gs []*group, record []byte) {
+	h.record = bytes.Clone(record)
+	w.join(h, gs)
+	if h.ending || h.ws.sentClose || h.ws.gotClose {
+		w.leave(h)
 	}
 }
 
