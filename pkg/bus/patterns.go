@@ -233,6 +233,19 @@ func (p *Pub) Send(parts ...[]byte) error {
 	return nil
 }
 
+// Wanted reports whether anybody is subscribed to the topic, so that a message
+// that is costly to make need not be made in vain.
+func (p *Pub) Wanted(topic []byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		if c.subs.match(topic) {
+			return true
+		}
+	}
+	return false
+}
+
 // Router receives from REQ, DEALER and ROUTER peers and answers them by identity.
 type Router struct {
 	*socket

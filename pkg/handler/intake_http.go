@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -308,13 +309,17 @@ func (s *Server) readRequest(br *bufio.Reader, w io.Writer, req *request) (*resp
 			return nil, err
 		}
 	}
-	// It grows with what arrives, not with what was announced.
-	var body bytes.Buffer
-	body.Grow(int(min(want, 4096)))
-	if _, err := io.CopyN(&body, br, int64(want)); err != nil {
-		return nil, err
+	// The memory grows with what arrives, not with what was announced.
+	const step = 32 << 10
+	for got := 0; got < int(want); {
+		n := min(int(want)-got, max(step, got))
+		req.body = slices.Grow(req.body, n)[:got+n]
+		if _, err := io.ReadFull(br, req.body[got:]); err != nil {
+			return nil, err
+		}
+		got += n
 	}
-	req.body, req.unread = body.Bytes(), false
+	req.unread = false
 	if br.Buffered() > 0 {
 		return badRequest("Request body exceeded Content-Length."), nil
 	}

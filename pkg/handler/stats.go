@@ -22,7 +22,8 @@ const connectionTTL = 120 * time.Second
 // answered at once never come here. Guarded by Server.mu.
 type stats struct {
 	s      *Server
-	send   func(kind string, fields map[string]any) // nil if there is no socket
+	pub    *bus.Pub                                 // nil if there is no socket
+	send   func(kind string, fields map[string]any) // nil if there is none
 	routes map[unique.Handle[string]]*routeStats
 	subs   map[subKey]time.Time // announced, when last
 	since  time.Time            // of the reports' interval
@@ -203,7 +204,7 @@ func (st *stats) published(it *publish.Item, c *chann) {
 			continue
 		}
 		n := subscribers(c, mode)
-		if n == 0 {
+		if n == 0 || !st.pub.Wanted(messageTopic) {
 			continue
 		}
 		m := map[string]any{"channel": it.Channel, "count": n, "transport": mode.String()}
@@ -216,6 +217,9 @@ func (st *stats) published(it *publish.Item, c *chann) {
 		st.send("message", m)
 	}
 }
+
+// messageTopic begins the statistic that there is one of for each publication.
+var messageTopic = []byte("message ")
 
 // sent counts deliveries that are on their way to connmgr.
 func (st *stats) sent(key groupKey, it *publish.Item, f *publish.Format, n int) {
@@ -326,16 +330,16 @@ func (st *stats) encode(kind string, fields map[string]any) []byte {
 
 // statsLoop lets statistics go to the socket until ctx ends.
 func (s *Server) statsLoop(ctx context.Context, pub *bus.Pub) error {
-	s.setStats(func(kind string, fields map[string]any) {
+	s.setStats(pub, func(kind string, fields map[string]any) {
 		_ = pub.Send(s.stats.encode(kind, fields)) // the socket counts what it drops
 	})
 	<-ctx.Done()
-	s.setStats(nil)
+	s.setStats(nil, nil)
 	return ctx.Err()
 }
 
-func (s *Server) setStats(send func(string, map[string]any)) {
+func (s *Server) setStats(pub *bus.Pub, send func(string, map[string]any)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stats.send = send
+	s.stats.pub, s.stats.send = pub, send
 }
