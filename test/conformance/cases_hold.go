@@ -724,6 +724,61 @@ func nextCases() []*Case {
 			},
 		},
 		{
+			ID: "H12-all", Title: "all long-polls that are behind the last publish ask again, not just the first", Source: "GRIP section 6.6",
+			Pushpin: "wrong: forgets the last id at the first of them, so the others wait for nothing",
+			Run: func(t *T) {
+				t.Within(4 * time.Second)
+				ch := t.Ch("c")
+				t.Origin(func(x *Exchange) {
+					switch {
+					case x.Target() == "/first":
+						x.Send(hold("response", ch, "to\n"))
+					case x.Get("Grip-Last") != "":
+						x.Send(reply("200 OK", plainText, "five\n"))
+					default:
+						x.Send(hold("response", ch+"; prev-id=4", "to\n"))
+					}
+				})
+				began := time.Now()
+				c := t.poll("/first", ch)
+				t.Publish(responseItem(ch, "x\n", ids("5", "")))
+				t.Equal("body", c.Read("GET").Body, "x\n")
+				// Let the re-check of a fresh channel pass, which would help.
+				t.waitUntil(began.Add(1800 * time.Millisecond))
+				var cs []*Client
+				for range 5 {
+					c := t.Dial()
+					c.Send(t.request("GET /second"))
+					cs = append(cs, c)
+				}
+				for _, c := range cs {
+					t.Equal("body", c.Read("GET").Body, "five\n")
+				}
+			},
+		},
+		{
+			ID: "H12-same", Title: "a long-poll that comes back with the same prev-id is held", Source: "GRIP section 14.5, H12",
+			Run: func(t *T) {
+				ch, m := t.Ch("c"), t.Ch("m")
+				t.Origin(func(x *Exchange) {
+					switch {
+					case x.Target() == "/first":
+						x.Send(hold("response", ch, "to\n"))
+					case x.Get("Grip-Last") != "":
+						x.Send(hold("response", ch+"; prev-id=4, "+m, "to\n"))
+					default:
+						x.Send(hold("response", ch+"; prev-id=4", "to\n"))
+					}
+				})
+				c := t.poll("/first", ch)
+				t.Publish(responseItem(ch, "x\n", ids("5", "")))
+				t.Equal("body", c.Read("GET").Body, "x\n")
+				c = t.poll("/second", m)
+				t.Publish(responseItem(m, "held\n"))
+				t.Equal("body of the second", c.Read("GET").Body, "held\n")
+			},
+		},
+		{
 			ID: "H13", Title: "Grip-Last names channels without the prefix of the route", Source: "GRIP section 6.10", Routes: []string{"{host},prefix=pre- {origin}"},
 			Run: func(t *T) {
 				ch := t.Ch("c")
