@@ -169,14 +169,18 @@ func (w *writer) makeRoom(h *hold, n int) bool {
 		b.items = kept
 		return b.bytes == 0 || b.bytes+n <= w.s.opt.MaxBacklog
 	default:
-		w.s.metrics.slow.Inc()
-		if skipped, ok := w.s.slowLog.allow(w.now); ok {
-			w.s.log.Warn("client reads too slowly, its hold ends", "exchange", h.x.id, "client", h.c.peer,
-				"backlog", b.bytes, "not_logged", skipped)
-		}
-		w.cut(h, frame.ReasonBacklogFull)
+		w.cutSlow(h)
 		return false
 	}
+}
+
+// cutSlow ends a hold whose backlog is full.
+func (w *writer) cutSlow(h *hold) {
+	w.s.metrics.slow.Inc()
+	if skipped, ok := w.s.slowLog.allow(w.now); ok {
+		w.s.log.Warn("client reads too slowly, its hold ends", "exchange", h.x.id, "client", h.c.peer, "not_logged", skipped)
+	}
+	w.cut(h, frame.ReasonBacklogFull)
 }
 
 // settle brings a parked hold as far as it can get without waiting.

@@ -268,7 +268,9 @@ func (s *Server) deliver(p *peer, f *frame.Deliver) {
 		var h *hold
 		if x != nil {
 			x.mu.Lock()
-			h = x.hold
+			if h = x.hold; h == nil && x.ws != nil {
+				h = x.ws.hold
+			}
 			x.mu.Unlock()
 		}
 		if h == nil {

@@ -31,6 +31,9 @@ const (
 	// wsUnsent is how many bytes of a client may wait for credit of the far end
 	// before no more is read from it.
 	wsUnsent = 64 << 10
+	// wsMaxParts is how many messages of a client may be kept, however small they
+	// are.
+	wsMaxParts = 4096
 	// wsFragment is the largest frame that is sent to clients. Larger messages are
 	// sent in several.
 	wsFragment = 64 << 10
@@ -83,12 +86,15 @@ type wsPart struct {
 	data []byte
 }
 
+func (p *wsPart) cost() int { return (&frame.Message{Data: p.data}).Cost() }
+
 // wsHold is what a hold has beyond an ordinary one if it is a WebSocket. It
 // belongs to the writer.
 type wsHold struct {
 	deflate   bool   // messages to the client are compressed
 	inside    bool   // a message of the origin is sent in part
 	later     []item // publications that wait for its end
+	laterSize int    // bytes of later
 	gotClose  bool   // the client has sent a close frame
 	sentClose bool
 	detached  bool
@@ -171,14 +177,12 @@ func (r *relay) upgrade(f *frame.Response) outcome {
 	if err := c.write(wsHandshake(r.req.f.Header, f.Header, f.Reason, deflate)); err != nil {
 		return r.clientGone()
 	}
+	c.s.mu.Lock() // for wsProxyLost
 	x.mu.Lock()
 	h := x.ws.hold
-	made := h == nil
-	if made {
+	if h == nil {
 		h = c.s.newWSHold(x)
 		x.ws.hold = h
-	}
-	if made {
 		h.w.push(job{kind: jobHold, h: h})
 	}
 	x.hold, x.turn = h, true
@@ -191,7 +195,11 @@ func (r *relay) upgrade(f *frame.Response) outcome {
 		c.s.toWriter(x, f)
 	}
 	x.box, x.window = nil, nil
+	if x.far == nil && !x.ws.over { // it went away while its answer was on the way
+		c.s.wsProxyLost(x)
+	}
 	x.mu.Unlock()
+	c.s.mu.Unlock()
 	c.inExch = nil
 	_ = c.sock.SetReadDeadline(time.Time{})
 	c.mu.Lock()
@@ -252,6 +260,9 @@ func (s *Server) wsSession(x *exch, f *frame.Session) {
 		ws.sent--
 		ws.base++
 	}
+	if !ws.full() {
+		ws.wake()
+	}
 }
 
 // put adds what the client sent. x.mu is held.
@@ -261,7 +272,7 @@ func (s *Server) wsPut(x *exch, p wsPart) {
 		return
 	}
 	ws.parts = append(ws.parts, p)
-	ws.unsent += len(p.data)
+	ws.unsent += p.cost()
 	s.pump(x)
 }
 
@@ -270,14 +281,14 @@ func (s *Server) pump(x *exch) {
 	ws := x.ws
 	for x.far != nil && ws.sent < len(ws.parts) {
 		p := &ws.parts[ws.sent]
-		if len(p.data) > 0 && ws.credit <= 0 && p.kind != frame.MessageClose {
+		if ws.credit <= 0 && p.kind != frame.MessageClose {
 			break
 		}
 		f := &frame.Message{ID: x.id, Seq: x.sendSeq, Kind: p.kind, Data: p.data, More: p.more, Code: p.code}
 		x.sendSeq++
 		s.out.post(x.far, frame.Encode(f))
-		ws.credit -= int64(len(p.data))
-		ws.unsent -= len(p.data)
+		ws.credit -= int64(p.cost())
+		ws.unsent -= p.cost()
 		if ws.session == nil {
 			*p = wsPart{}
 			ws.parts = ws.parts[1:]
@@ -288,9 +299,15 @@ func (s *Server) pump(x *exch) {
 	if len(ws.parts) == 0 {
 		ws.parts = nil
 	}
-	if ws.unsent < wsUnsent {
+	if !ws.full() {
 		ws.wake()
 	}
+}
+
+// full reports whether nothing more is to be read from the client for now. x.mu
+// is held.
+func (ws *wsExch) full() bool {
+	return !ws.over && (ws.unsent >= wsUnsent || len(ws.parts) >= wsMaxParts)
 }
 
 // handOn gives a session whose proxy is gone to another one: the record, and
@@ -302,7 +319,7 @@ func (s *Server) handOn(x *exch, p *peer) {
 	p.open.Add(1)
 	x.sendSeq, x.inbox, x.gap = 1, exchange.NewInbox(0), time.Time{}
 	for i := range ws.sent {
-		ws.unsent += len(ws.parts[i].data)
+		ws.unsent += ws.parts[i].cost()
 	}
 	ws.sent, ws.credit = 0, frame.InitialWindow
 	f := ws.request.f
@@ -312,7 +329,7 @@ func (s *Server) handOn(x *exch, p *peer) {
 	s.pump(x)
 }
 
-// wsProxyLost deals with a WebSocket whose proxy is gone. x.mu is held.
+// wsProxyLost deals with a WebSocket whose proxy is gone. s.mu and x.mu are held.
 func (s *Server) wsProxyLost(x *exch) {
 	x.uncount()
 	switch {
@@ -365,8 +382,8 @@ func (in *wsReader) start(req *request, deflate bool) error {
 	}
 	in.ws = ws
 	ws.SetCloseHandler(func(int, string) error { return nil }) // the far end answers
-	ws.SetPingHandler(func(data string) error { in.control(frame.MessagePing, data); return nil })
-	ws.SetPongHandler(func(data string) error { in.control(frame.MessagePong, data); return nil })
+	ws.SetPingHandler(func(data string) error { return in.control(frame.MessagePing, data) })
+	ws.SetPongHandler(func(data string) error { return in.control(frame.MessagePong, data) })
 	return nil
 }
 
@@ -457,8 +474,9 @@ func (in *wsReader) put(p wsPart) {
 	in.c.s.wsPut(in.x, p)
 }
 
-func (in *wsReader) control(kind uint8, data string) {
+func (in *wsReader) control(kind uint8, data string) error {
 	in.put(wsPart{kind: kind, data: []byte(data)})
+	return in.wait()
 }
 
 var errNotUTF8 = errors.New("text message is not UTF-8")
@@ -548,7 +566,7 @@ func checkUTF8(tail, p []byte, end bool) ([]byte, bool) {
 func (in *wsReader) wait() error {
 	for {
 		in.x.mu.Lock()
-		full := in.x.ws.unsent >= wsUnsent && !in.x.ws.over
+		full := in.x.ws.full()
 		in.x.mu.Unlock()
 		if !full {
 			return nil
@@ -611,6 +629,9 @@ func deflateParams(params string) bool {
 				return false
 			}
 		case "client_max_window_bits":
+			if has && value == "" {
+				return false
+			}
 			switch value {
 			case "", "8", "9", "10", "11", "12", "13", "14", "15":
 			default:

@@ -51,10 +51,9 @@ func (w *writer) wsFrame(h *hold, j *job) {
 			w.wsClose(h, f.Code, f.Data)
 			return
 		}
-		if ws.sentClose {
-			return
+		if !ws.sentClose && !h.ending {
+			w.wsMessage(h, f)
 		}
-		w.wsMessage(h, f)
 	case *frame.Tune:
 		w.tune(h, f)
 	case *frame.Cancel:
@@ -75,7 +74,7 @@ func (w *writer) wsJoin(h *hold, gs []*group, record []byte) {
 func (w *writer) wsMessage(h *hold, f *frame.Message) {
 	ws := h.ws
 	if f.Kind == frame.MessagePing || f.Kind == frame.MessagePong {
-		w.append(h, item{data: appendWSFrame(nil, f.Kind|wsFin, f.Data)}, 0)
+		w.append(h, item{data: appendWSFrame(nil, f.Kind|wsFin, f.Data), credit: f.Cost()}, 0)
 	} else {
 		var p []byte
 		if ws.deflate && !ws.inside && !f.More {
@@ -84,7 +83,7 @@ func (w *writer) wsMessage(h *hold, f *frame.Message) {
 			p = wsEncode(f.Kind, f.Data, !ws.inside, !f.More)
 		}
 		ws.inside = f.More
-		w.append(h, item{data: p, credit: len(f.Data)}, 0)
+		w.append(h, item{data: p, credit: f.Cost()}, 0)
 		if !ws.inside {
 			w.wsRelease(h)
 		}
@@ -96,24 +95,49 @@ func (w *writer) wsMessage(h *hold, f *frame.Message) {
 // wsRelease lets those publications go that waited for the end of a message.
 func (w *writer) wsRelease(h *hold) {
 	for _, it := range h.ws.later {
-		w.backlogged(h, -len(it.data)) // append counts them again
 		w.append(h, it, 0)
 	}
+	w.wsForget(h, h.ws.laterSize)
 	h.ws.later = nil
 }
 
-// wsPostpone keeps a publication until the message that is sent in part is
-// whole. It keeps to the bound of the backlog.
+// wsPostpone keeps something until the message that is sent in part is whole. It
+// keeps to the bound of the backlog, and to the policy of the hold.
 func (w *writer) wsPostpone(h *hold, it item) {
-	if h.backlog == nil {
-		h.backlog = new(backlog)
+	ws, limit := h.ws, w.s.opt.MaxBacklog
+	if h.backlog != nil {
+		limit -= h.backlog.bytes
 	}
-	if h.backlog.bytes+len(it.data) > w.s.opt.MaxBacklog {
-		w.tally.dropped(it.d, frame.ReasonBacklogFull, 1, w.now)
+	over := func() bool { return ws.laterSize+len(it.data) > limit }
+	switch {
+	case len(ws.later) == 0 || !over():
+	case h.policy == frame.PolicyDropOldest || h.policy == frame.PolicyLatest:
+		for len(ws.later) > 0 && (over() || h.policy == frame.PolicyLatest) {
+			old := ws.later[0]
+			ws.later[0] = item{}
+			ws.later = ws.later[1:]
+			w.wsForget(h, len(old.data))
+			w.wsDropped(old, frame.ReasonBacklogFull)
+		}
+	default:
+		w.wsDropped(it, frame.ReasonBacklogFull)
+		w.cutSlow(h)
 		return
 	}
-	h.ws.later = append(h.ws.later, it)
-	w.backlogged(h, len(it.data))
+	ws.later = append(ws.later, it)
+	w.wsForget(h, -len(it.data))
+}
+
+// wsForget notes that n bytes wait no more for the end of a message.
+func (w *writer) wsForget(h *hold, n int) {
+	h.ws.laterSize -= n
+	w.s.metrics.backlog.Add(float64(-n))
+}
+
+func (w *writer) wsDropped(it item, reason frame.Reason) {
+	if it.d != nil {
+		w.tally.dropped(it.d, reason, 1, w.now)
+	}
 }
 
 // wsDeliver brings a publication to one WebSocket.
@@ -161,15 +185,15 @@ func (x *exch) shut(s *Server) {
 	x.ws.wake()
 }
 
-// wsClose sends a close frame. If the client has sent its own, the connection
-// ends, otherwise it has some time to answer.
+// wsClose sends a close frame, also inside a message that was sent in part, whose
+// rest, and what waits for it, will never come. If the client has sent its own
+// close frame, the connection ends, otherwise it has some time to answer.
 func (w *writer) wsClose(h *hold, code uint16, reason []byte) {
 	if h.ws.sentClose {
 		return
 	}
 	h.ws.sentClose = true
 	w.leave(h)
-	w.wsRelease(h)
 	w.wheel.Stop(&h.timer)
 	w.wheel.Stop(&h.ws.delayTimer)
 	w.append(h, item{data: wsCloseFrame(code, reason)}, 0)
@@ -184,6 +208,7 @@ func (w *writer) wsClose(h *hold, code uint16, reason []byte) {
 // wsEnd ends the connection as soon as the client has everything.
 func (w *writer) wsEnd(h *hold, reason frame.Reason) {
 	w.leave(h)
+	w.wheel.Stop(&h.ws.closeTimer)
 	h.ending, h.reason, h.close = true, reason, true
 	w.wheel.Set(&h.timer, w.now.Add(w.s.opt.WriteTimeout))
 	w.settle(h)
@@ -211,6 +236,7 @@ func (w *writer) wsFault(h *hold, code uint16) {
 	if code != 0 && !h.ws.sentClose {
 		w.append(h, item{data: wsCloseFrame(code, nil)}, 0)
 	}
+	h.ws.sentClose = true
 	w.s.sendCancel(h.x, frame.ReasonProtocolError, "")
 	h.x.letGo()
 	w.wsEnd(h, frame.ReasonProtocolError)
@@ -261,11 +287,7 @@ func (w *writer) wsOwn(h *hold, kind uint8, data []byte) {
 	}
 	h.lastSend = w.now
 	if h.ws.inside {
-		h.ws.later = append(h.ws.later, item{data: p})
-		if h.backlog == nil {
-			h.backlog = new(backlog)
-		}
-		w.backlogged(h, len(p))
+		w.wsPostpone(h, item{data: p})
 		return
 	}
 	w.append(h, item{data: p}, 0)
@@ -310,10 +332,9 @@ func (w *writer) wsFinish(h *hold, reason frame.Reason) {
 	w.wheel.Stop(&h.ws.delayTimer)
 	w.wheel.Stop(&h.ws.closeTimer)
 	for _, it := range h.ws.later {
-		if it.d != nil {
-			w.tally.dropped(it.d, reason, 1, w.now)
-		}
+		w.wsDropped(it, reason)
 	}
+	w.wsForget(h, h.ws.laterSize)
 	h.ws.later = nil
 	x := h.x
 	x.mu.Lock()

@@ -363,6 +363,10 @@ type Message struct {
 	Code    uint16
 }
 
+// Cost is what the message takes of the receiver's credit. Empty messages have
+// one too, or credit would not bound them.
+func (f *Message) Cost() int { return len(f.Data) + 16 }
+
 // Session replaces the record of a WebSocket-over-HTTP session (proxy →
 // connmgr). Acked is how many client messages the origin has taken for good;
 // connmgr drops its copies of those.

@@ -84,7 +84,7 @@ func startJSONP(r *frame.Request, u *rule) (*frame.Request, *jsonp, error) {
 		}
 	}
 	if raw, ok := q.take("_method"); ok {
-		if asked.Method, ok = unescape(raw); !ok || !http1.ValidToken(asked.Method) {
+		if asked.Method, ok = unescape(raw); !ok || !http1.ValidToken(asked.Method) || asked.Method == http.MethodConnect {
 			return r, nil, badParam("_method")
 		}
 	}

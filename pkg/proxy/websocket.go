@@ -21,6 +21,10 @@ import (
 // a restart of it included.
 const controlTimeout = 8 * time.Second
 
+// askAgain is the time after which a handler is asked once more: one that has
+// just come up may not know the connection yet, and says nothing then.
+const askAgain = 500 * time.Millisecond
+
 // socket is the WebSocket side of an exchange: what connmgr is told, and what
 // GRIP makes of the origin's messages. Its methods are for the one goroutine that
 // reads from the origin, unless they say otherwise.
@@ -211,14 +215,11 @@ func (s *socket) message(kind uint8, data []byte) error {
 // toClient sends a part of a message as the client takes it.
 func (s *socket) toClient(kind uint8, data []byte, more bool) error {
 	for {
-		n := 0
-		if len(data) > 0 {
-			var err error
-			if n, err = s.window.Take(s.ctx, min(len(data), frame.MaxBodyPart)); err != nil {
-				return err
-			}
-		}
+		n := min(len(data), frame.MaxBodyPart)
 		f := &frame.Message{ID: s.x.ID, Kind: kind, Data: data[:n], More: more || n < len(data)}
+		if err := s.spend(f.Cost()); err != nil {
+			return err
+		}
 		if err := s.send(f); err != nil {
 			return err
 		}
@@ -228,10 +229,26 @@ func (s *socket) toClient(kind uint8, data []byte, more bool) error {
 	}
 }
 
+// spend waits until connmgr takes n more bytes of messages.
+func (s *socket) spend(n int) error {
+	for n > 0 {
+		k, err := s.window.Take(s.ctx, n)
+		if err != nil {
+			return err
+		}
+		n -= k
+	}
+	return nil
+}
+
 // controlFrame sends a ping or a pong to the client. It may come between the
 // parts of a message.
 func (s *socket) controlFrame(kind uint8, data []byte) error {
-	return s.send(&frame.Message{ID: s.x.ID, Kind: kind, Data: data[:min(len(data), 125)]})
+	f := &frame.Message{ID: s.x.ID, Kind: kind, Data: data[:min(len(data), 125)]}
+	if err := s.spend(f.Cost()); err != nil {
+		return err
+	}
+	return s.send(f)
 }
 
 // closeClient sends the client a close frame; code 0 is no status.
@@ -306,6 +323,9 @@ func (s *socket) ask(c *frame.Control) error {
 				again = s.s.opts.After(10 * time.Millisecond)
 			}
 		}
+		if to.Boot != 0 {
+			again = s.s.opts.After(askAgain)
+		}
 		select {
 		case ack := <-s.acks:
 			if ack.N != s.asked {
@@ -320,7 +340,8 @@ func (s *socket) ask(c *frame.Control) error {
 			}
 			return errors.Join(s.closeClient(1011, reason), errDetached)
 		case <-changed:
-		case <-again:
+		case <-again: // doing it twice changes nothing
+			to = bus.Peer{}
 		case <-timeout.C:
 			return &endError{frame.ReasonPeerLost, "no handler took a control message"}
 		case <-s.ctx.Done():

@@ -313,7 +313,7 @@ func (u *upstream) write() error {
 				}
 				return originBroke(err)
 			}
-			if uncredited += uint64(len(f.Data)); uncredited >= frame.InitialWindow/4 {
+			if uncredited += uint64(f.Cost()); uncredited >= frame.InitialWindow/4 {
 				if err := u.send(&frame.Credit{ID: u.x.ID, N: uncredited}); err != nil {
 					return err
 				}

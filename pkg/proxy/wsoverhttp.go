@@ -47,8 +47,8 @@ type overSession struct {
 	recut    bool
 	retry    <-chan time.Time
 	alarm    <-chan time.Time
-	allowed  uint64          // message bytes that connmgr may have sent so far
-	got      uint64          // message bytes that it has sent
+	allowed  uint64          // cost of the messages that connmgr may have sent so far
+	got      uint64          // cost of those that it has sent
 	gone     bool            // nobody is at the client's side any more
 	ctx      context.Context //nolint:containedctx // ends with the client, then with the process
 }
@@ -388,7 +388,7 @@ func (w *overSession) fromClient() error {
 }
 
 func (w *overSession) clientMessage(f *frame.Message) error {
-	w.got += uint64(len(f.Data))
+	w.got += uint64(f.Cost())
 	kind := wsevents.Text
 	switch f.Kind {
 	case frame.MessageBinary:
