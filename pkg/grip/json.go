@@ -3,6 +3,8 @@ package grip
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"io"
 	"maps"
 	"math"
 	"slices"
@@ -48,7 +50,11 @@ func decodeJSON(body []byte) (map[string]any, error) {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
 	var root any
-	if d.Decode(&root) != nil || d.More() {
+	if d.Decode(&root) != nil {
+		return nil, notJSON
+	}
+	// d.More would take a stray closing bracket for the end.
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, notJSON
 	}
 	switch root := root.(type) {
