@@ -97,14 +97,14 @@ func (r *renderer) write(dst, text []byte, directive func(name byte, arg string)
 func (r *renderer) end() error {
 	switch r.state {
 	case afterSign:
-		return fmt.Errorf("Expected directive after '%%' at position %d", r.pos-1)
+		return fmt.Errorf("Expected directive after '%%' at position %d", r.pos-1) //nolint:staticcheck // the text is GRIP's
 	case inArg, afterEscape:
 		if r.pos == r.open+1 {
-			return fmt.Errorf("Expected character after '(' at position %d", r.open)
+			return fmt.Errorf("Expected character after '(' at position %d", r.open) //nolint:staticcheck // the text is GRIP's
 		}
 		return fmt.Errorf("Unterminated field starting at position %d", r.open)
 	case afterArg:
-		return fmt.Errorf("Expected directive after ')' at position %d", r.pos-1)
+		return fmt.Errorf("Expected directive after ')' at position %d", r.pos-1) //nolint:staticcheck // the text is GRIP's
 	}
 	return nil
 }

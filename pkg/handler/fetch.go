@@ -142,7 +142,8 @@ func (s *Server) gotNext(h *hold, uri string, r *frame.Fetched) {
 	m.failures = 0
 	in, err := grip.Parse(int(r.Code), r.Reason, r.Header, r.Body, uri)
 	if err == nil && in.Hold == frame.ModeResponse {
-		err = fmt.Errorf("Next link returned non-stream hold.")
+		s.endStream(h, "Next link returned non-stream hold.")
+		return
 	}
 	if err != nil {
 		s.endStream(h, err.Error())

@@ -196,8 +196,7 @@ type fakeConn struct {
 	mu     sync.Mutex
 	holds  map[uint64]*fakeHold
 	lastID uint64
-	frames []string // everything but publications, as text
-	mute   bool     // report nothing
+	mute   bool // report nothing
 }
 
 type fakeHold struct {

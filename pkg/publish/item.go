@@ -375,7 +375,8 @@ func (o *object) fail(format string, args ...any) {
 }
 
 func (o *object) wrongType(field string) { o.fail("%s contains '%s' with wrong type", o.name, field) }
-func (o *object) invalid(field string)   { o.fail("%s contains '%s' with invalid value", o.name, field) }
+
+func (o *object) invalid(field string) { o.fail("%s contains '%s' with invalid value", o.name, field) }
 
 // str returns a string field and whether it is there.
 func (o *object) str(field string) (string, bool) {
