@@ -1,12 +1,16 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/holdfast/holdfast/cmd/internal/cli"
 	"github.com/holdfast/holdfast/pkg/config"
+	"github.com/holdfast/holdfast/pkg/grip"
 	"github.com/holdfast/holdfast/pkg/handler"
 )
 
@@ -21,15 +25,22 @@ var program = cli.Program{
 	Pushpin: func(c *config.Config) (spec, prefix string) {
 		return c.Handler.PrometheusPort, c.Handler.PrometheusPrefix
 	},
+	Check: func(c *config.Config) ([]string, error) {
+		_, err := options(c)
+		return nil, err
+	},
 	New: func(e cli.Env) (cli.Server, error) {
-		o := options(e.Config)
+		o, err := options(e.Config)
+		if err != nil {
+			return nil, err
+		}
 		o.Bus, o.Logger, o.Registerer = e.Bus, e.Logger, e.Registry
 		return handler.New(o)
 	},
 }
 
 // options translates the configuration.
-func options(c *config.Config) handler.Options {
+func options(c *config.Config) (handler.Options, error) {
 	h := c.Handler
 	o := handler.DefaultOptions()
 	o.MetricsPrefix = h.PrometheusPrefix
@@ -47,5 +58,16 @@ func options(c *config.Config) handler.Options {
 	o.MessageWait, o.IDCacheTTL = h.MessageWait, h.IDCacheTTL
 	o.SubscriptionMax, o.SubscriptionLinger = h.ConnectionSubscriptionMax, h.SubscriptionLinger
 	o.UpdateOnFirstSubscription = h.UpdateOnFirstSubscription
-	return o
+	var err error
+	o.HTTPAuth = handler.HTTPAuth{Iss: h.PushInHTTPAuthIss, Token: h.PushInHTTPAuthToken, User: h.PushInHTTPAuthUser}
+	if o.HTTPAuth.Key, err = grip.ParseVerifyingKey(h.PushInHTTPAuthKey, c.Dir); err != nil {
+		return o, cli.UsageError{Err: fmt.Errorf("handler.push_in_http_auth_key: %w", err)}
+	}
+	if o.HTTPAuth.User != "" && !strings.Contains(o.HTTPAuth.User, ":") {
+		return o, cli.UsageError{Err: errors.New("handler.push_in_http_auth_user: want NAME:PASSWORD")}
+	}
+	if o.HTTPAuth.Iss != "" && o.HTTPAuth.Key.IsZero() {
+		return o, cli.UsageError{Err: errors.New("handler.push_in_http_auth_iss: tokens need a key too, see push_in_http_auth_key")}
+	}
+	return o, nil
 }

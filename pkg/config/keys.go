@@ -118,6 +118,10 @@ type Handler struct {
 	PushInHTTPMaxBodySize     Bytes         `key:"push_in_http_max_body_size" default:"1000000" min:"1" max:"256M" doc:"Largest body of a request to the control API."`
 	PushInHTTPMaxConns        int           `key:"push_in_http_max_connections" own:"yes" default:"128" min:"1" max:"100000" doc:"Connections that the control API serves at a time; more wait."`
 	PushInHTTPTimeout         time.Duration `key:"push_in_http_timeout" own:"yes" default:"30" unit:"s" min:"10ms" doc:"How long a connection to the control API may take for its request."`
+	PushInHTTPAuthIss         string        `key:"push_in_http_auth_iss" own:"yes" doc:"Issuer that tokens for the control API must name. Empty: any."`
+	PushInHTTPAuthKey         string        `key:"push_in_http_auth_key" own:"yes" secret:"yes" doc:"Key of such tokens (Authorization: Bearer and a JWT that expires): text, base64:DATA, or file:PATH with a hex key or a public key in PEM (EC P-256 or RSA). With no key, token or user set, the control API takes everybody."`
+	PushInHTTPAuthToken       string        `key:"push_in_http_auth_token" own:"yes" secret:"yes" doc:"Token that the control API takes as it is (Authorization: Bearer)."`
+	PushInHTTPAuthUser        string        `key:"push_in_http_auth_user" own:"yes" secret:"yes" doc:"NAME:PASSWORD that the control API takes (Authorization: Basic)."`
 	StatsSpec                 string        `key:"stats_spec" default:"ipc://{rundir}/{ipc_prefix}stats" offset:"yes" doc:"Where to send statistics over ZeroMQ PUB. Empty: nowhere."`
 	CommandSpec               string        `key:"command_spec" default:"tcp://127.0.0.1:5563" offset:"yes" doc:"Where to take commands over ZeroMQ REQ/REP. Empty: nowhere."`
 	MessageRate               int           `key:"message_rate" default:"-1" min:"-1" doc:"Deliveries a second at most; -1: as fast as it goes. (Pushpin's example file says 2500.)"`

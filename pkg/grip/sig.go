@@ -138,16 +138,38 @@ func (k Key) Sign(iss string, exp time.Time) (string, error) {
 // Verify reports whether token was signed with this key, by the algorithm that
 // goes with it, and has not expired. Other claims are not looked at.
 func (k Key) Verify(token string, now time.Time) bool {
-	if k.IsZero() {
+	_, ok := k.claims(token, now)
+	return ok
+}
+
+// VerifyFrom is like [Key.Verify] and asks for the issuer too; "" is any. A token
+// that says that it is not valid yet is not.
+func (k Key) VerifyFrom(token, iss string, now time.Time) bool {
+	claims, ok := k.claims(token, now)
+	if !ok {
 		return false
+	}
+	nbf, err := claims.GetNotBefore()
+	if err != nil || nbf != nil && nbf.After(now) {
+		return false
+	}
+	got, err := claims.GetIssuer()
+	return err == nil && (iss == "" || got == iss)
+}
+
+// claims returns what token says if its signature is right and it has not
+// expired.
+func (k Key) claims(token string, now time.Time) (jwt.MapClaims, bool) {
+	if k.IsZero() {
+		return nil, false
 	}
 	claims := jwt.MapClaims{}
 	parser := jwt.NewParser(jwt.WithValidMethods([]string{k.method.Alg()}), jwt.WithoutClaimsValidation())
 	if _, err := parser.ParseWithClaims(token, claims, func(*jwt.Token) (any, error) { return k.key, nil }); err != nil {
-		return false
+		return nil, false
 	}
 	exp, err := claims.GetExpirationTime()
-	return err == nil && exp != nil && exp.Unix() > 0 && exp.Unix() > now.Unix()
+	return claims, err == nil && exp != nil && exp.Unix() > 0 && exp.Unix() > now.Unix()
 }
 
 // Signer makes Grip-Sig for one issuer and key. It signs once a second at most,

@@ -100,7 +100,7 @@ func (s *Server) acceptLoop(ctx context.Context) error {
 		case err == nil:
 			s.serveConn(conn)
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // we closed the listener ourselves
 		case errors.Is(err, net.ErrClosed):
 			return err
 		default:
@@ -118,7 +118,7 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) 
 
 // serveConn serves the one request of a connection.
 func (s *Server) serveConn(conn net.Conn) {
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // nobody is left to be told
 	if !s.conns.add(conn, time.Now().Add(s.opt.HTTPTimeout)) {
 		return
 	}
@@ -182,7 +182,7 @@ type request struct {
 }
 
 // known are the header fields that mean something here.
-var known = []string{"Content-Length", "Transfer-Encoding", "Expect", "Accept"}
+var known = []string{"Content-Length", "Transfer-Encoding", "Expect", "Accept", "Authorization"}
 
 func (r *request) add(name, value []byte) {
 	for _, k := range known {
@@ -207,15 +207,16 @@ func (r *request) get(name string) (value string, n int) {
 
 // response is an answer of the control API.
 type response struct {
-	code   int
-	allow  bool // Allow: POST
-	retry  bool // Retry-After: 1
-	isJSON bool
-	body   string
+	code      int
+	allow     bool   // Allow: POST
+	retry     bool   // Retry-After: 1
+	challenge string // WWW-Authenticate
+	isJSON    bool
+	body      string
 }
 
 var statusText = map[int]string{
-	200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable",
+	200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable",
 	411: "Length Required", 503: "Service Unavailable",
 }
 
@@ -234,6 +235,11 @@ func (r *response) bytes(req *request) []byte {
 	}
 	if r.retry {
 		b = append(b, "Retry-After: 1\r\n"...)
+	}
+	if r.challenge != "" {
+		b = append(b, "WWW-Authenticate: "...)
+		b = append(b, r.challenge...)
+		b = append(b, "\r\n"...)
 	}
 	if r.isJSON {
 		b = append(b, "Content-Type: application/json\r\n"...)
@@ -279,6 +285,9 @@ func (s *Server) readRequest(br *bufio.Reader, w io.Writer, req *request) (*resp
 		}
 		req.add(name, value)
 	}
+	if res := s.authorize(req); res != nil {
+		return res, nil
+	}
 
 	length, n := req.get("Content-Length")
 	_, chunked := req.get("Transfer-Encoding")
@@ -302,7 +311,7 @@ func (s *Server) readRequest(br *bufio.Reader, w io.Writer, req *request) (*resp
 	case errors.Is(err, strconv.ErrRange) || err == nil && want > uint64(s.opt.HTTPMaxBody):
 		return badRequest("Request body too large."), nil
 	case err != nil:
-		return badRequest("Bad Content-Length."), nil
+		return badRequest("Bad Content-Length."), nil //nolint:nilerr // it is answered
 	}
 	if v, _ := req.get("Expect"); v == "100-continue" {
 		if _, err := io.WriteString(w, req.version+" 100 Continue\r\n\r\n"); err != nil {

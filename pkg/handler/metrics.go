@@ -41,6 +41,7 @@ type metrics struct {
 	retries      prometheus.Counter
 	fetches      *prometheus.CounterVec // by purpose and result
 	filterErrors prometheus.Counter
+	unauthorized prometheus.Counter
 	sendErrors   prometheus.Counter
 	controlConns prometheus.Gauge
 	reportTime   prometheus.Histogram
@@ -79,6 +80,7 @@ func newMetrics(s *Server, r prometheus.Registerer, prefix string) (*metrics, er
 		refused:             counter("holdfast_handler_refused_total", "Exchanges that the handler could not take over."),
 		retries:             counter("holdfast_handler_retries_total", "Held requests that were sent to their origin again."),
 		filterErrors:        counter("holdfast_handler_filter_errors_total", "Messages that a filter failed on."),
+		unauthorized:        counter("holdfast_handler_unauthorized_total", "Requests to the control API without the right credentials."),
 		sendErrors:          counter("holdfast_handler_send_errors_total", "Frames that the bus did not take."),
 		connectionConnected: gauge(prefix+"connection_connected", "The most connections in this interval, summed over routes.", locked(s.stats.connections)),
 		connectionMinute:    counter(prefix+"connection_minute", "Minutes of connections, each begun one counted."),

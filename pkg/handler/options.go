@@ -41,6 +41,8 @@ type Options struct {
 	// HTTPTimeout is how long a connection to the control API may take for its
 	// one request.
 	HTTPTimeout time.Duration
+	// HTTPAuth protects the control API.
+	HTTPAuth HTTPAuth
 	// Command is the ZeroMQ endpoint of the command socket; "" is off.
 	Command string
 	// Stats is the ZeroMQ PUB endpoint for statistics; "" is off.
