@@ -230,3 +230,22 @@ func TestRaiseFiles(t *testing.T) {
 		t.Errorf("got %d, %v, want at least %d", got, err, lim.Cur)
 	}
 }
+
+// Memory is given back once after each burst of work, when it is over.
+func TestTrim(t *testing.T) {
+	freed := 0
+	tr := trimmer{free: func() { freed++ }}
+	const mib = 1 << 20
+	for i, step := range []struct{ allocated, freed int }{
+		{3 * mib, 0}, {3 * mib, 0}, // little
+		{50 * mib, 0}, {90 * mib, 0}, // busy
+		{90*mib + 1000, 1},                          // quiet
+		{91 * mib, 1}, {92 * mib, 1}, {93 * mib, 1}, // an idle process allocates a little, too
+		{94 * mib, 1}, {94*mib + 2000, 2}, {100 * mib, 2}, // in the end that adds up
+		{100 * mib, 3},
+	} {
+		if tr.look(uint64(step.allocated)); freed != step.freed {
+			t.Fatalf("step %d: freed %d times, want %d", i, freed, step.freed)
+		}
+	}
+}

@@ -3,7 +3,9 @@ package daemon
 import (
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"syscall"
+	"time"
 )
 
 // Tune sets how the Go runtime uses the machine. Zero values leave it as it is.
@@ -38,4 +40,56 @@ func RaiseFiles(want uint64) (uint64, error) {
 		return lim.Cur, err
 	}
 	return lim.Max, nil
+}
+
+// What counts for giving memory back.
+const (
+	trimEvery = 500 * time.Millisecond
+	trimQuiet = 1 << 20 // bytes; a process that allocates no more between two looks is quiet
+	trimWorth = 4 << 20 // bytes; with less allocated since the last time there is nothing to gain
+)
+
+// trimmer gives memory back to the system when a burst of work is over. The
+// runtime collects garbage only when the heap has grown enough, so without it a
+// process that took ten thousand connections and then has nothing to do but to
+// hold them would keep all the garbage of their requests.
+type trimmer struct {
+	allocated uint64 // at the last look
+	trimmed   uint64 // allocated when memory was given back last
+	free      func()
+}
+
+// look is called with the number of bytes that were ever allocated.
+func (t *trimmer) look(allocated uint64) {
+	quiet := allocated-t.allocated <= trimQuiet
+	t.allocated = allocated
+	if quiet && allocated-t.trimmed >= trimWorth {
+		t.trimmed = allocated
+		t.free()
+	}
+}
+
+// trim runs a trimmer until stop is closed.
+func trim(stop <-chan struct{}) {
+	tick := time.NewTicker(trimEvery)
+	defer tick.Stop()
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	t := trimmer{free: freeMemory}
+	for {
+		select {
+		case <-tick.C:
+			metrics.Read(sample)
+			t.look(sample[0].Value.Uint64())
+		case <-stop:
+			return
+		}
+	}
+}
+
+// freeMemory collects garbage and returns free pages. Each collection halves the
+// stacks that are far too large, so that one alone leaves much.
+func freeMemory() {
+	runtime.GC()
+	runtime.GC()
+	debug.FreeOSMemory()
 }

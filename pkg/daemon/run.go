@@ -65,6 +65,10 @@ func Run(ctx context.Context, o Options, services ...Service) error {
 		signals = c
 	}
 
+	stopTrim := make(chan struct{})
+	defer close(stopTrim)
+	go trim(stopTrim)
+
 	g := start(ctx, services)
 	var (
 		expired  <-chan time.Time // after the first signal
