@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
 	"github.com/holdfast/holdfast/cmd/internal/cli"
 	"github.com/holdfast/holdfast/pkg/config"
 	"github.com/holdfast/holdfast/pkg/grip"
@@ -19,6 +21,9 @@ var program = cli.Program{
 	Short: "Take publications and deliver them to subscribers",
 	Flags: func(f *cli.Flags) {
 		f.Setting("port-offset", "global.port_offset", "`NUMBER` that is added to the ports of the publishing interfaces")
+	},
+	Commands: func(load func() (*config.Config, error)) []*cobra.Command {
+		return []*cobra.Command{publishCommand()}
 	},
 	Runtime: func(c *config.Config) (config.Runtime, string) { return c.Handler.Runtime, c.Admin.Handler },
 	Grace:   func(*config.Config) time.Duration { return 5 * time.Second },

@@ -66,6 +66,12 @@ type UsageError struct{ Err error }
 func (e UsageError) Error() string { return e.Err.Error() }
 func (e UsageError) Unwrap() error { return e.Err }
 
+// PlainError is told as it is, without the program's name before it.
+type PlainError struct{ Err error }
+
+func (e PlainError) Error() string { return e.Err.Error() }
+func (e PlainError) Unwrap() error { return e.Err }
+
 // Main runs a program and exits.
 func Main(p Program) {
 	os.Exit(Run(p, os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
@@ -80,6 +86,11 @@ func Run(p Program, args, env []string, stdout, stderr io.Writer) int {
 	err := root.Execute()
 	if err == nil {
 		return daemon.ExitOK
+	}
+	var plain PlainError
+	if errors.As(err, &plain) {
+		_, _ = fmt.Fprintln(stderr, plain)
+		return daemon.ExitError
 	}
 	for line := range strings.Lines(err.Error()) {
 		_, _ = fmt.Fprintf(stderr, "%s: %s\n", p.Kind, strings.TrimSuffix(line, "\n"))

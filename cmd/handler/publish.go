@@ -1,0 +1,305 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/holdfast/holdfast/cmd/internal/cli"
+	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/grip"
+	"github.com/holdfast/holdfast/pkg/publish"
+)
+
+const (
+	// sendTimeout limits one publish; tokens made for it are good a little longer.
+	sendTimeout = 30 * time.Second
+	// maxAnswer is how much of an answer is read.
+	maxAnswer = 64 << 10
+)
+
+// publishFlags are what pushpin-publish has.
+type publishFlags struct {
+	id, prevID, sender, code, spec, user, bearer string
+	meta, header                                 []string
+	hint, close, patch, noSeq, noEOL             bool
+}
+
+// publishCommand is "handler publish". Errors read as those of pushpin-publish.
+func publishCommand() *cobra.Command {
+	var f publishFlags
+	cmd := &cobra.Command{
+		Use:   "publish CHANNEL [CONTENT]",
+		Short: "Publish a message to a channel, as pushpin-publish does",
+		Long: "Publish a message to a channel, as pushpin-publish does. CONTENT goes to everybody on the channel, whatever kind\n" +
+			"of connection; @FILE is the content of a file. For HTTP a line end is added to text.",
+		Example: "  handler publish news 'hello there'\n" +
+			"  handler publish --spec 'https://api.example.com/x?iss=me&key=base64:c2VjcmV0' news @message.txt\n" +
+			"  handler publish --spec tcp://localhost:5560 --id 2 --prev-id 1 news second\n" +
+			"  handler publish --close news",
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), sendTimeout)
+			defer cancel()
+			if err := f.publish(ctx, args); err != nil {
+				return cli.PlainError{Err: fmt.Errorf("Error: %w", err)} //nolint:staticcheck // the text that scripts know
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "Published")
+			return err
+		},
+	}
+	spec := os.Getenv("GRIP_URL")
+	if spec == "" {
+		spec = "http://localhost:5561"
+	}
+	p := cmd.Flags()
+	p.StringVar(&f.id, "id", "", "`ID` of the message")
+	p.StringVar(&f.prevID, "prev-id", "", "`ID` of the message before it")
+	p.StringVar(&f.sender, "sender", "", "meta variable sender: a `USER` for the filters skip-self and skip-users")
+	p.StringArrayVarP(&f.meta, "meta", "M", nil, "meta variable, as `NAME=VALUE`; may be repeated")
+	p.StringVar(&f.code, "code", "200", "status `CODE` of HTTP responses")
+	p.StringArrayVarP(&f.header, "header", "H", nil, "header of HTTP responses, as `NAME: VALUE`; may be repeated")
+	p.BoolVar(&f.hint, "hint", false, "have held requests ask the backend again, instead of sending content")
+	p.BoolVar(&f.close, "close", false, "close streams and WebSockets")
+	p.BoolVar(&f.patch, "patch", false, "the content is a JSON Patch for held responses")
+	p.BoolVar(&f.noSeq, "no-seq", false, "do not put the message in order with others")
+	p.BoolVar(&f.noEOL, "no-eol", false, "do not add a line end")
+	p.StringVar(&f.spec, "spec", spec, "control `URL` (http or https, with iss and key if wanted) or ZeroMQ PUSH spec (tcp or ipc); or set GRIP_URL")
+	p.StringVarP(&f.user, "user", "u", "", "`NAME:PASSWORD` for HTTP Basic")
+	p.StringVarP(&f.bearer, "bearer", "B", "", "bearer `TOKEN`")
+	return cmd
+}
+
+func (f *publishFlags) publish(ctx context.Context, args []string) error {
+	if f.user != "" && f.bearer != "" {
+		return errors.New("only one authentication method can be specified")
+	}
+	draft, err := f.draft(args)
+	if err != nil {
+		return err
+	}
+	scheme, _, ok := strings.Cut(f.spec, "://")
+	switch {
+	case ok && (scheme == "http" || scheme == "https"):
+		return f.publishHTTP(ctx, draft)
+	case ok && (scheme == "tcp" || scheme == "ipc"):
+		return publishZMQ(ctx, f.spec, draft)
+	}
+	return fmt.Errorf("spec %q: want http://, https://, tcp:// or ipc://", f.spec)
+}
+
+// draft reads the flags and the content.
+func (f *publishFlags) draft(args []string) (*publish.Draft, error) {
+	d := &publish.Draft{Channel: args[0], ID: f.id, PrevID: f.prevID, NoSeq: f.noSeq, Meta: make(map[string]string)}
+	code, err := strconv.Atoi(f.code)
+	switch {
+	case errors.Is(err, strconv.ErrSyntax):
+		return nil, errors.New("failed to parse code: invalid digit found in string")
+	case err != nil || code < 0 || code > 999:
+		return nil, errors.New("code must be an integer between 0 and 999")
+	}
+	d.Code = code
+	if f.sender != "" {
+		d.Meta["sender"] = f.sender
+	}
+	for _, m := range f.meta {
+		name, value, ok := strings.Cut(m, "=")
+		if !ok {
+			return nil, errors.New(`meta must be in the form "name=value"`)
+		}
+		d.Meta[name] = strings.TrimSpace(value)
+	}
+	for _, h := range f.header {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok {
+			return nil, errors.New(`header must be in the form "name: value"`)
+		}
+		d.Header = append(d.Header, publish.Field{Name: name, Value: strings.TrimSpace(value)})
+	}
+	switch {
+	case f.hint:
+		d.Action = publish.Hint
+		return d, nil
+	case f.close:
+		d.Action = publish.Close
+		return d, nil
+	case len(args) < 2:
+		return nil, errors.New("must specify content")
+	}
+	content := []byte(args[1])
+	file, isFile := strings.CutPrefix(args[1], "@")
+	if isFile {
+		if content, err = os.ReadFile(file); err != nil {
+			return nil, fmt.Errorf("can't read file %s: %w", file, err)
+		}
+	} else if !f.noEOL {
+		d.Line = "\n"
+	}
+	if d.Content = content; f.patch {
+		d.Patch = content
+	}
+	return d, nil
+}
+
+// control is where to send requests, and what proves who sends them.
+type control struct {
+	url           *url.URL
+	authorization string
+}
+
+// control reads the URL. Its parameters iss and key, and user and password, are
+// understood as GRIP libraries do.
+func (f *publishFlags) control() (*control, error) {
+	u, err := url.Parse(f.spec)
+	if err != nil || u.Hostname() == "" {
+		return nil, errors.New("invalid URL")
+	}
+	c := &control{url: u}
+	q := u.Query()
+	iss, key := q.Get("iss"), q.Get("key")
+	// A blank is what a plus sign of base64 becomes in a query.
+	if b, ok := strings.CutPrefix(key, "base64:"); ok {
+		key = "base64:" + strings.ReplaceAll(b, " ", "+")
+	}
+	switch {
+	case f.bearer != "":
+		c.authorization = "Bearer " + f.bearer
+	case f.user != "":
+		c.authorization = basic(f.user)
+	case iss != "":
+		signing, err := grip.ParseSigningKey(key, "")
+		if err != nil {
+			return nil, fmt.Errorf("key: %w", err)
+		}
+		token, err := signing.Sign(iss, time.Now().Add(10*time.Minute))
+		if err != nil {
+			return nil, err
+		}
+		c.authorization = "Bearer " + token
+	case key != "":
+		c.authorization = "Bearer " + key
+	case u.User != nil:
+		password, _ := u.User.Password()
+		c.authorization = basic(u.User.Username() + ":" + password)
+	}
+	if strings.ContainsAny(c.authorization, "\r\n") {
+		return nil, errors.New("credentials contain a line break")
+	}
+	if c.authorization != "" && u.Scheme == "http" && !isLoopback(u.Hostname()) {
+		return nil, errors.New("Authentication requires https") //nolint:staticcheck // the text that scripts know
+	}
+	q.Del("iss")
+	q.Del("key")
+	u.RawQuery = q.Encode()
+	u.User, u.Fragment = nil, ""
+	return c, nil
+}
+
+func basic(user string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte(user)) }
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
+}
+
+// publishHTTP posts the item in HTTP/1.0, byte for byte as pushpin-publish.
+func (f *publishFlags) publishHTTP(ctx context.Context, draft *publish.Draft) error {
+	c, err := f.control()
+	if err != nil {
+		return err
+	}
+	body, err := draft.Batch()
+	if err != nil {
+		return err
+	}
+	conn, err := c.dial(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	target := strings.TrimSuffix(c.url.EscapedPath(), "/") + "/publish/"
+	if c.url.RawQuery != "" {
+		target += "?" + c.url.RawQuery
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "POST %s HTTP/1.0\r\nHost: %s\r\nContent-Type: application/json\r\n", target, c.url.Host)
+	if c.authorization != "" {
+		fmt.Fprintf(&b, "Authorization: %s\r\n", c.authorization)
+	}
+	fmt.Fprintf(&b, "Content-Length: %d\r\n\r\n%s", len(body), body)
+	if _, err := io.WriteString(conn, b.String()); err != nil {
+		return err
+	}
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		return fmt.Errorf("read response: %w", err)
+	}
+	defer func() { _ = res.Body.Close() }()
+	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+	if err != nil {
+		return fmt.Errorf("read response: %w", err)
+	}
+	if res.StatusCode != http.StatusOK {
+		if s := strings.TrimSpace(string(text)); s != "" {
+			return errors.New(s)
+		}
+		return errors.New(res.Status)
+	}
+	return nil
+}
+
+func (c *control) dial(ctx context.Context) (net.Conn, error) {
+	port := c.url.Port()
+	if c.url.Scheme == "http" {
+		if port == "" {
+			port = "80"
+		}
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp", net.JoinHostPort(c.url.Hostname(), port))
+	}
+	if port == "" {
+		port = "443"
+	}
+	d := tls.Dialer{Config: &tls.Config{ServerName: c.url.Hostname(), MinVersion: tls.VersionTLS12}}
+	return d.DialContext(ctx, "tcp", net.JoinHostPort(c.url.Hostname(), port))
+}
+
+// publishZMQ pushes the item. ZeroMQ confirms nothing: success means that the
+// message was written to a connection.
+func publishZMQ(ctx context.Context, spec string, draft *publish.Draft) error {
+	msg, err := draft.Message()
+	if err != nil {
+		return err
+	}
+	push, err := bus.NewPush(bus.SocketOptions{Name: "publish", Connect: []string{spec}})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = push.Close() }()
+	if err = push.Send(ctx, msg); err == nil {
+		err = push.Flush(ctx)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("nobody took the message at %s within %v", spec, sendTimeout)
+	}
+	return err
+}
