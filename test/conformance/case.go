@@ -39,8 +39,12 @@ type Case struct {
 	// rule, "newest: what" where later releases of it changed, "sometimes:
 	// what" where it depends on chance. Against Pushpin the case has to fail,
 	// so that the mark cannot grow stale; with "sometimes" it has to pass once
-	// in four runs.
+	// in four runs, with "chance: what" it may do either. With "fatal: why" the
+	// case is not run, as it would take Pushpin down.
 	Pushpin string
+	// Peer cases are about WebSockets alone: they also run against an
+	// ordinary WebSocket server that sends back what it gets.
+	Peer bool
 
 	Run func(t *T)
 
@@ -53,6 +57,7 @@ func (c *Case) host() string { return strings.ToLower(c.ID) + ".test" }
 // check finds mistakes in the list of cases itself.
 func check(all []*Case) error {
 	seen := map[string]bool{}
+	kinds := []string{"wrong", "newest", "sometimes", "chance", "fatal"}
 	for _, c := range all {
 		if seen[c.host()] {
 			return fmt.Errorf("case %s: the id is used twice", c.ID)
@@ -64,7 +69,7 @@ func check(all []*Case) error {
 		if _, ok := profiles[c.Profile]; !ok {
 			return fmt.Errorf("case %s: no profile %q", c.ID, c.Profile)
 		}
-		if kind, _, _ := strings.Cut(c.Pushpin, ": "); c.Pushpin != "" && kind != "wrong" && kind != "newest" && kind != "sometimes" {
+		if kind, _, _ := strings.Cut(c.Pushpin, ": "); c.Pushpin != "" && !slices.Contains(kinds, kind) {
 			return fmt.Errorf("case %s: the mark %q has no kind", c.ID, c.Pushpin)
 		}
 		if len(c.Set) > 0 && !c.Alone {

@@ -6,6 +6,7 @@ import "slices"
 // wait for a timer come first, so that they run beside the others.
 func cases() []*Case {
 	return slices.Concat(
+		wsCases(),
 		keepAliveCases(),
 		nextCases(),
 		holdCases(),

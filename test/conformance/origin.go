@@ -47,10 +47,14 @@ func newOrigin() (*Origin, error) {
 	if err != nil {
 		return nil, err
 	}
+	return serveOrigin(ln), nil
+}
+
+func serveOrigin(ln net.Listener) *Origin {
 	o := &Origin{ln: ln, reqs: make(chan *Request, 1000), conns: map[net.Conn]bool{}}
 	o.wg.Add(1)
 	go o.accept()
-	return o, nil
+	return o
 }
 
 func (o *Origin) addr() string { return o.ln.Addr().String() }
