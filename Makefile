@@ -90,8 +90,9 @@ tidy-check: ## fail if go.mod is not tidy
 	go mod tidy -diff
 
 .PHONY: docs
-docs: ## make the configuration reference and the example configuration anew
+docs: ## make the configuration reference, the example configuration and the list of metrics anew
 	go test ./pkg/config -run TestGenerated -update
+	go test ./cmd/internal/cli -run TestMetricsDocument -update
 
 .PHONY: golden
 golden: ## make the golden files of the bus frames anew

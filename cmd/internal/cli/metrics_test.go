@@ -1,0 +1,205 @@
+package cli
+
+import (
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/pkg/connmgr"
+	"github.com/holdfast/holdfast/pkg/handler"
+	"github.com/holdfast/holdfast/pkg/proxy"
+	"github.com/holdfast/holdfast/pkg/zurl"
+)
+
+var update = flag.Bool("update", false, "write docs/metrics.md anew")
+
+// recorder is a registry that keeps what is registered.
+type recorder struct{ collectors []prometheus.Collector }
+
+func (r *recorder) Register(c prometheus.Collector) error {
+	r.collectors = append(r.collectors, c)
+	return nil
+}
+
+func (r *recorder) MustRegister(cs ...prometheus.Collector) {
+	r.collectors = append(r.collectors, cs...)
+}
+
+func (r *recorder) Unregister(prometheus.Collector) bool { return true }
+
+var descPattern = regexp.MustCompile(`^Desc\{fqName: "(.*?)", help: "(.*?)", (?:unit: ".*?", )?constLabels: \{.*?\}, variableLabels: \{(.*?)\}\}$`)
+
+// table returns the rows of the metrics, by name.
+func (r *recorder) table(t *testing.T) string {
+	t.Helper()
+	rows := make(map[string]string)
+	for _, c := range r.collectors {
+		descs := drain(func(ch chan<- *prometheus.Desc) { c.Describe(ch) })
+		kinds := make(map[string]string)
+		for _, m := range drain(func(ch chan<- prometheus.Metric) { c.Collect(ch) }) {
+			var d dto.Metric
+			if err := m.Write(&d); err != nil {
+				t.Fatal(err)
+			}
+			kinds[m.Desc().String()] = kindOf(&d)
+		}
+		for _, d := range descs {
+			kind := kinds[d.String()]
+			switch c.(type) { // without children it shows nothing
+			case *prometheus.CounterVec:
+				kind = "counter"
+			case *prometheus.GaugeVec:
+				kind = "gauge"
+			case *prometheus.HistogramVec:
+				kind = "histogram"
+			}
+			f := descPattern.FindStringSubmatch(d.String())
+			if f == nil || f[2] == "" || kind == "" {
+				t.Fatalf("metric without name, help or kind: %v, %q", d, kind)
+			}
+			labels := strings.ReplaceAll(f[3], ",", "`, `")
+			if labels != "" {
+				labels = "`" + labels + "`"
+			}
+			rows[f[1]] = fmt.Sprintf("| `%s` | %s | %s | %s |\n", f[1], kind, labels, f[2])
+		}
+	}
+	names := make([]string, 0, len(rows))
+	for name := range rows {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	var b strings.Builder
+	b.WriteString("| metric | kind | labels | meaning |\n| --- | --- | --- | --- |\n")
+	for _, name := range names {
+		b.WriteString(rows[name])
+	}
+	return b.String()
+}
+
+func drain[T any](send func(chan<- T)) []T {
+	ch := make(chan T)
+	go func() {
+		defer close(ch)
+		send(ch)
+	}()
+	var all []T
+	for v := range ch {
+		all = append(all, v)
+	}
+	return all
+}
+
+func kindOf(d *dto.Metric) string {
+	switch {
+	case d.GetCounter() != nil:
+		return "counter"
+	case d.GetGauge() != nil:
+		return "gauge"
+	case d.GetHistogram() != nil:
+		return "histogram"
+	}
+	return ""
+}
+
+const metricsIntro = `# Metrics
+
+Written from the code by ` + "`make docs`" + `. What to watch, and how to reach the admin listeners, is in [operations.md](operations.md#health-and-metrics);
+the values of the label ` + "`reason`" + ` are [there](operations.md#reasons) too.
+
+Every process also has the metrics of the Go runtime (` + "`go_*`" + `) and of the process (` + "`process_*`" + `), and ` + "`holdfast_build_info`" + `, which is always 1 and
+says in its labels ` + "`instance_name`, `version` and `go`" + ` what runs. The names without ` + "`holdfast_`" + ` are Pushpin's: ` + "`prometheus_port`" + ` shows them in
+Pushpin's form, with ` + "`prometheus_prefix`" + ` before them.
+
+`
+
+// docs/metrics.md has every metric that the code registers. make docs writes it
+// anew.
+func TestMetricsDocument(t *testing.T) {
+	network := bustest.NewNetwork()
+	var b strings.Builder
+	b.WriteString(metricsIntro)
+	section := func(title, text string, register func(prometheus.Registerer) (func() error, error)) {
+		var r recorder
+		stop, err := register(&r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "## %s\n\n%s\n\n%s\n", title, text, r.table(t))
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	section("connmgr", "The process that holds the clients.", func(r prometheus.Registerer) (func() error, error) {
+		o := connmgr.DefaultOptions()
+		o.Bus, o.Registerer = network.Node("connmgr.0"), r
+		s, err := connmgr.New(o)
+		if err != nil {
+			return nil, err
+		}
+		return s.Close, nil
+	})
+	section("proxy", "The process that talks to origins; its `holdfast_origin_` metrics are about the connections there.", func(r prometheus.Registerer) (func() error, error) {
+		o := proxy.DefaultOptions()
+		o.Bus, o.Registerer, o.Routes = network.Node("proxy.0"), r, []string{"* test"}
+		s, err := proxy.New(o)
+		if err != nil {
+			return nil, err
+		}
+		return s.Close, nil
+	})
+	section("handler", "The process that takes publications and delivers them. `matched` = `delivered` + `dropped` + `pending_deliveries`, always.", func(r prometheus.Registerer) (func() error, error) {
+		o := handler.DefaultOptions()
+		o.Bus, o.Registerer, o.HTTPAddr = network.Node("handler.0"), r, net.JoinHostPort("127.0.0.1", "0")
+		o.PushIn, o.Command, o.Stats, o.PushInSub = "tcp://127.0.0.1:0", "tcp://127.0.0.1:0", "", nil
+		s, err := handler.New(o)
+		if err != nil {
+			return nil, err
+		}
+		return s.Close, nil
+	})
+	section("zurl", "The process that makes outbound requests for the others.", func(r prometheus.Registerer) (func() error, error) {
+		o := zurl.DefaultOptions()
+		o.Bus, o.Registerer = network.Node("zurl.0"), r
+		s, err := zurl.New(o)
+		if err != nil {
+			return nil, err
+		}
+		return s.Close, nil
+	})
+	section("The bus, in every process", "What passes between the processes, and the ZeroMQ sockets for publishers.", func(r prometheus.Registerer) (func() error, error) {
+		n, err := bus.New(bus.Options{Name: "handler.0", Dir: t.TempDir(), Registerer: r})
+		if err != nil {
+			return nil, err
+		}
+		p, err := bus.NewPull(bus.SocketOptions{Name: "pull", Registerer: r})
+		if err != nil {
+			return nil, err
+		}
+		return func() error { _ = p.Close(); return n.Close() }, nil
+	})
+	const file = "../../../docs/metrics.md"
+	want := strings.TrimSuffix(b.String(), "\n")
+	if *update {
+		if err := os.WriteFile(file, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(got) != want {
+		t.Errorf("%s is out of date: run make docs", file)
+	}
+}
