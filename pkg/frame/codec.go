@@ -555,6 +555,7 @@ func (f *Accept) fields(c coder) {
 	u8(c, &f.Policy)
 	c.header(&f.UserMeta)
 	c.str(&f.Base)
+	lastIDs(c, &f.Last)
 }
 
 // Type implements Frame.

@@ -162,10 +162,11 @@ type Accept struct {
 	JSONPMode  uint8  // 1 extended, 2 basic
 	Retry      bool
 	Minor      uint8
-	Request    []Field // request header, for the automatic cross-origin fields
-	Policy     uint8   // what happens at a full backlog, see connmgr
-	UserMeta   []Field // reserved for lifecycle events
-	Base       string  // scheme and authority of URI, as it was before any next link was followed
+	Request    []Field  // request header, for the automatic cross-origin fields
+	Policy     uint8    // what happens at a full backlog, see connmgr
+	UserMeta   []Field  // reserved for lifecycle events
+	Base       string   // scheme and authority of URI, as it was before any next link was followed
+	Last       []LastID // positions that the origin was told when it was asked, for a retry
 }
 
 // Policy is what connmgr does with a held connection whose client reads too

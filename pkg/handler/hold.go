@@ -355,7 +355,7 @@ func (s *Server) hold(p *peer, a *frame.Accept) {
 	if a.CORS {
 		a.Header = grip.AddCORS(a.Header, a.Request)
 	}
-	a.Request = nil // done with; not for the record
+	a.Request, a.Last = nil, nil // done with; not for the record
 	h := s.newHold(p, a)
 	p.holds[h.id] = h
 	s.metrics.holds[h.mode].Inc()
@@ -406,9 +406,10 @@ func (s *Server) hold(p *peer, a *frame.Accept) {
 	}
 }
 
-// conflict reports whether the origin's view of a channel differs from ours,
-// and forgets ours where it does: then a message fell between the origin's
-// answer and now.
+// conflict reports whether the origin's view of a channel differs from ours: then
+// a message fell between the origin's answer and now, and it is to be asked
+// again. Ours stands, so that all who are behind ask, and not just the first. An
+// origin that was told of its position and insists is believed.
 func (s *Server) conflict(a *frame.Accept) bool {
 	if a.Mode == frame.ModeNone {
 		return false
@@ -419,8 +420,12 @@ func (s *Server) conflict(a *frame.Accept) bool {
 		if ch == nil || !c.HasPrevID {
 			continue
 		}
-		if last, ok := ch.Last(); ok && last != c.PrevID {
+		last, ok := ch.Last()
+		switch {
+		case !ok || last == c.PrevID:
+		case a.Mode == frame.ModeResponse && slices.Contains(a.Last, frame.LastID{Channel: bareName(a, c), ID: c.PrevID}):
 			ch.Forget()
+		default:
 			found = true
 		}
 	}
