@@ -26,27 +26,45 @@ import (
 // a publish is small, so that what a general server does around it would be most
 // of its cost, and because texts and order of checks are part of the contract.
 
-// conns is the open connections of the control API, with the time until which
-// each may take. A deadline on the connection itself would cost two timers for
-// each publish.
+// patience is how long a connection may take for its request when there is no
+// room for another one. Idle connections would keep publishers out otherwise.
+const patience = time.Second
+
+// conns is the open connections of the control API. A deadline on the connection
+// itself would cost two timers for each publish.
 type conns struct {
 	mu   sync.Mutex
-	open map[net.Conn]time.Time
+	open map[net.Conn]connState
 	shut bool
 }
 
+type connState struct {
+	since time.Time
+	asked bool // its request is here
+}
+
 // add reports whether conn may be served.
-func (c *conns) add(conn net.Conn, until time.Time) bool {
+func (c *conns) add(conn net.Conn, now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.shut {
 		return false
 	}
 	if c.open == nil {
-		c.open = make(map[net.Conn]time.Time)
+		c.open = make(map[net.Conn]connState)
 	}
-	c.open[conn] = until
+	c.open[conn] = connState{since: now}
 	return true
+}
+
+// asked notes that the request of conn is here.
+func (c *conns) asked(conn net.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if state, ok := c.open[conn]; ok {
+		state.asked = true
+		c.open[conn] = state
+	}
 }
 
 func (c *conns) remove(conn net.Conn) {
@@ -55,12 +73,16 @@ func (c *conns) remove(conn net.Conn) {
 	delete(c.open, conn)
 }
 
-// expire closes what took too long. The goroutine that serves it ends by that.
-func (c *conns) expire(now time.Time) {
+// expire closes what took longer than the timeout, or than patience if there are
+// room connections and the request is not here yet. The goroutine that serves it
+// ends by that.
+func (c *conns) expire(now time.Time, timeout time.Duration, room int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for conn, until := range c.open {
-		if !now.Before(until) {
+	full := len(c.open) >= room
+	for conn, state := range c.open {
+		took := now.Sub(state.since)
+		if took >= timeout || full && !state.asked && took >= patience {
 			_ = conn.Close()
 		}
 	}
@@ -119,7 +141,7 @@ var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) 
 // serveConn serves the one request of a connection.
 func (s *Server) serveConn(conn net.Conn) {
 	defer conn.Close() //nolint:errcheck // nobody is left to be told
-	if !s.conns.add(conn, time.Now().Add(s.opt.HTTPTimeout)) {
+	if !s.conns.add(conn, time.Now()) {
 		return
 	}
 	defer s.conns.remove(conn)
@@ -134,6 +156,7 @@ func (s *Server) serveConn(conn net.Conn) {
 	if err != nil {
 		return // it went away, or took too long
 	}
+	s.conns.asked(conn)
 	var items []*publish.Item
 	if res == nil {
 		res, items = s.respond(&req)

@@ -1,9 +1,11 @@
 package handler
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -135,6 +137,43 @@ func TestSilentConnections(t *testing.T) {
 	}
 	if got := r.raw("GET / HTTP/1.1\r\n\r\n"); !strings.HasSuffix(got, "Pushpin API\n") {
 		t.Errorf("got %q", got)
+	}
+}
+
+// Idle connections make room for a publisher long before their time is over, and
+// only they: a request that is being worked on is not cut off.
+func TestIdleConnectionsMakeRoom(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.HTTPMaxConns, o.HTTPTimeout = 2, time.Hour })
+	for range 6 {
+		c, err := net.Dial("tcp", r.s.HTTPAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	if got := r.raw("GET / HTTP/1.1\r\n\r\n"); !strings.HasSuffix(got, "Pushpin API\n") {
+		t.Errorf("got %q", got)
+	}
+	var c conns
+	idle, _ := net.Pipe()
+	busy, _ := net.Pipe()
+	now := time.Now()
+	c.add(idle, now)
+	c.add(busy, now)
+	c.asked(busy)
+	now = now.Add(patience)
+	for _, tt := range []struct {
+		room int
+		idle error
+	}{{3, os.ErrDeadlineExceeded}, {2, io.ErrClosedPipe}} {
+		c.expire(now, time.Hour, tt.room)
+		_ = idle.SetReadDeadline(time.Unix(1, 0))
+		if _, err := idle.Read(make([]byte, 1)); !errors.Is(err, tt.idle) {
+			t.Errorf("room for %d: the idle connection says %v", tt.room, err)
+		}
+		if err := busy.SetReadDeadline(time.Time{}); err != nil {
+			t.Errorf("room for %d: the busy connection was closed", tt.room)
+		}
 	}
 }
 

@@ -202,7 +202,7 @@ func (s *Server) tickLoop(ctx context.Context) error {
 }
 
 func (s *Server) tick() {
-	s.conns.expire(time.Now())
+	s.conns.expire(time.Now(), s.opt.HTTPTimeout, s.opt.HTTPMaxConns)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
