@@ -423,9 +423,16 @@ func wohExchangeCases() []*Case {
 			}
 			step("", "Set-Meta-A: 1", "Set-Meta-b: 2")
 			step("Meta-A: 1\nMeta-b: 2", "set-meta-a: 3")
-			step("Meta-b: 2\nMeta-a: 3", "Set-Meta-B:")
-			step("Meta-a: 3", "Set-Meta-c: 1", "Set-Meta-c: 2")
-			step("Meta-a: 3\nMeta-c: 2")
+			step("Meta-b: 2\nMeta-a: 3", "Set-Meta-c: 1", "Set-Meta-c: 2")
+			step("Meta-b: 2\nMeta-a: 3\nMeta-c: 2")
+		}),
+		over("D5", "metadata is removed by an empty value", "2.8", "wrong: a header without a value is an error", func(t *T, c *wsConn, w *wohOrigin) {
+			c.Send(wsText("1"))
+			w.Next().Answer("", "Set-Meta-A: 1", "Set-Meta-B: 2")
+			c.Send(wsText("2"))
+			w.Expect("TEXT 1\r\n2\r\n").Answer("", "Set-Meta-b:")
+			c.Send(wsText("3"))
+			t.Equal("metadata", w.Expect("TEXT 1\r\n3\r\n").Lines("Meta-A", "Meta-B"), "Meta-A: 1")
 		}),
 		opening("D6", "a refusal", "", reply("403 Nope", "Content-Type: text/plain\nX-A: 1", "no"), relays("HTTP/1.1 403 Nope", "Content-Type: text/plain\nX-A: 1", "no")),
 		opening("D7", "a page", "", reply("200 OK", "Content-Type: text/html", "<p>"), relays("HTTP/1.1 200 OK", "Content-Type: text/html", "<p>")),
@@ -548,10 +555,11 @@ func wohExchangeCases() []*Case {
 				}
 			},
 		},
-		over("D24-cut", "the origin cuts the connection instead of an answer", "2.12", "", func(_ *T, c *wsConn, w *wohOrigin) {
+		over("D24-cut", "the origin cuts the connection instead of an answer", "2.12", "wrong: the request is sent again", func(_ *T, c *wsConn, w *wohOrigin) {
 			c.Send(wsText("x"))
 			w.Expect("TEXT 1\r\nx\r\n").Cut()
 			c.Dropped()
+			w.Quiet(100 * time.Millisecond)
 		}),
 		over("D27", "a message that is too large", "2.13", "", func(_ *T, c *wsConn, _ *wohOrigin) {
 			go c.Send(wsText(pattern(300000)))

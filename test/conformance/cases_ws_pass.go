@@ -488,7 +488,7 @@ func wsFrameCases() []*Case {
 			},
 		},
 		{
-			ID: "ws-F10-two", Title: "both sides send a lot at once", Source: wsSource + "5.3",
+			ID: "ws-F10-two", Title: "both sides send a lot at once", Source: wsSource + "5.3", Pushpin: "chance: the last message can stall",
 			Run: func(t *T) {
 				c, o := t.wsPair("grip")
 				var up, down []wsFrame
