@@ -303,6 +303,7 @@ func (x *client) finish() *result {
 		case *frame.Cancel:
 			r.cut = f
 			return r
+		case *frame.Session: // of a WebSocket that is refused in the end
 		default:
 			x.c.r.t.Fatalf("got %s", f.Type())
 		}
@@ -320,6 +321,7 @@ type fakeHandler struct {
 	accepts chan *frame.Accept // what it was offered
 	fetched chan *frame.Fetched
 	answer  func(*frame.Accept) *frame.Accepted
+	control func(from string, c *frame.Control) // nil: no answer
 }
 
 func newHandler(r *rig, name string) *fakeHandler {
@@ -341,6 +343,10 @@ func (h *fakeHandler) Receive(from bus.Peer, b []byte) {
 		h.accepts <- f
 		if answer := h.answer(f); answer != nil {
 			_ = h.node.Send(from.Name, frame.Encode(answer))
+		}
+	case *frame.Control:
+		if h.control != nil {
+			h.control(from.Name, f)
 		}
 	case *frame.Fetched:
 		h.fetched <- f

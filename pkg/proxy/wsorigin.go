@@ -169,12 +169,11 @@ func (u *upstream) run() error {
 		defer close(u.done)
 		u.err = u.read()
 	}()
-	defer func() {
-		_ = u.ws.Close() // ends the reader
-		u.cancel(nil)
-		<-u.done
-	}()
-	return u.write()
+	err := u.write()
+	_ = u.ws.Close() // ends the reader
+	u.cancel(err)    // and so does this, if it waits for credit
+	<-u.done
+	return err
 }
 
 // read passes on what the origin sends, until it has closed.

@@ -125,7 +125,7 @@ func (w *overSession) run() error {
 			err = w.answered(a)
 		case <-w.retry:
 			w.retry = nil
-			w.start(w.session.Again())
+			w.start(w.session.Again(w.recut))
 		case <-w.alarm:
 			w.alarm = nil
 			w.session.Alarm()

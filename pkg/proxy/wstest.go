@@ -59,8 +59,8 @@ func (s *socket) echo() error {
 		default:
 			err = s.toClient(m.Kind, m.Data, m.More)
 		}
-		if err == nil && len(m.Data) > 0 {
-			err = s.send(&frame.Credit{ID: s.x.ID, N: uint64(len(m.Data))})
+		if err == nil {
+			err = s.send(&frame.Credit{ID: s.x.ID, N: uint64(m.Cost())})
 		}
 		if err != nil {
 			return err

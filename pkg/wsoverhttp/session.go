@@ -499,8 +499,14 @@ func (s *Session) Lost(retry bool) {
 	}
 }
 
-// Again returns the request under way, to be sent once more.
-func (s *Session) Again() *Request { return s.out }
+// Again returns the request under way, to be sent once more. seen says that the
+// origin may have seen it, which the request then tells.
+func (s *Session) Again(seen bool) *Request {
+	if seen && s.out != nil {
+		s.out.Replayed = s.out.offered
+	}
+	return s.out
+}
 
 // Record is what a session must remember across a restart of its owner, besides
 // the client's messages that the origin has not taken: those are fed to the

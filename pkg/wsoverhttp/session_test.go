@@ -500,7 +500,7 @@ func TestRetry(t *testing.T) {
 	d.text("x")
 	r := d.Next(false)
 	d.Lost(true)
-	if d.Again() != r {
+	if d.Again(false) != r {
 		t.Error("another request after a retry")
 	}
 	d.idle()
