@@ -160,10 +160,20 @@ func (w *writer) run(stop <-chan struct{}) {
 		if cap(w.scratch) > maxScratch {
 			w.scratch = nil
 		}
-		if w.wheel.Len() > 0 || w.tally.n > 0 {
-			tick.Reset(wheelTick)
-		}
+		tick.Reset(w.sleep())
 	}
+}
+
+// maxSleep is how long a loop without anything to do sleeps.
+const maxSleep = time.Second
+
+// sleep returns when the loop has to run again if no job comes before.
+func (w *writer) sleep() time.Duration {
+	d := w.wheel.Next(w.now, maxSleep)
+	if w.tally.n > 0 {
+		d = min(d, w.tally.since.Add(reportEvery).Sub(w.now))
+	}
+	return max(d, time.Millisecond)
 }
 
 func (w *writer) do(jobs []job) {

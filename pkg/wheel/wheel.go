@@ -44,6 +44,25 @@ func New[T any](tick time.Duration, slots int, now time.Time) *Wheel[T] {
 // Len returns the number of timers that are set.
 func (w *Wheel[T]) Len() int { return w.n }
 
+// Next returns how long the owner may sleep after now, but no longer than limit,
+// without a timer firing late. Timers that are further away than one turn of the
+// wheel may make it shorter than it could be.
+func (w *Wheel[T]) Next(now time.Time, limit time.Duration) time.Duration {
+	if w.n == 0 {
+		return limit
+	}
+	for tick := w.now + 1; tick <= w.now+int64(len(w.slots)); tick++ {
+		wait := w.start.Add(time.Duration(tick) * w.tick).Sub(now)
+		if wait >= limit {
+			return limit
+		}
+		if head := &w.slots[tick%int64(len(w.slots))]; head.next != head {
+			return max(wait, 0)
+		}
+	}
+	return limit
+}
+
 // Set makes t fire once, at the time at or soon after. If it is set already, it
 // is moved.
 func (w *Wheel[T]) Set(t *Timer[T], at time.Time) {

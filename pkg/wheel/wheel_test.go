@@ -96,6 +96,43 @@ func TestLongPause(t *testing.T) {
 	}
 }
 
+// An owner that sleeps for as long as Next says is woken seldom, and in time.
+func TestNext(t *testing.T) {
+	const tick, limit = 10 * time.Millisecond, time.Second
+	w := New[int](tick, 64, epoch)
+	if d := w.Next(epoch, limit); d != limit {
+		t.Errorf("without a timer: %v, want %v", d, limit)
+	}
+	var near, far, turns Timer[int]
+	at := map[*Timer[int]]time.Duration{&near: 123 * time.Millisecond, &far: 411 * time.Millisecond, &turns: 5*time.Second + 1}
+	for tm, d := range at {
+		w.Set(tm, epoch.Add(d))
+	}
+	looks := 0
+	for now := time.Duration(0); w.Len() > 0; looks++ {
+		d := w.Next(epoch.Add(now), limit)
+		if d <= 0 || d > limit {
+			t.Fatalf("at %v: %v", now, d)
+		}
+		now += d
+		w.Advance(epoch.Add(now), func(tm *Timer[int]) {
+			if late := now - at[tm]; late < 0 || late >= tick {
+				t.Errorf("the timer for %v fired at %v", at[tm], now)
+			}
+		})
+	}
+	if looks > 16 { // twice, five times a limit, and once per turn that a timer is in
+		t.Errorf("woken %d times", looks)
+	}
+	if d := w.Next(epoch.Add(time.Minute), limit); d != limit {
+		t.Errorf("without a timer: %v, want %v", d, limit)
+	}
+	w.Set(&near, epoch)
+	if d := w.Next(epoch.Add(time.Minute), limit); d != 0 {
+		t.Errorf("overdue: %v, want 0", d)
+	}
+}
+
 func TestNoAllocations(t *testing.T) {
 	w := New[int](time.Millisecond, 64, epoch)
 	timers := make([]Timer[int], 100)
