@@ -23,7 +23,7 @@ var program = cli.Program{
 		f.Setting("port-offset", "global.port_offset", "`NUMBER` that is added to the ports of the publishing interfaces")
 	},
 	Commands: func(load func() (*config.Config, error)) []*cobra.Command {
-		return []*cobra.Command{publishCommand()}
+		return []*cobra.Command{publishCommand(), doctorCommand(load)}
 	},
 	Runtime: func(c *config.Config) (config.Runtime, string) { return c.Handler.Runtime, c.Admin.Handler },
 	Grace:   func(*config.Config) time.Duration { return 5 * time.Second },
