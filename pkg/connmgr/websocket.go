@@ -66,7 +66,7 @@ type wsExch struct {
 	// session can be handed on, parts stay until the origin has taken them.
 	parts   []wsPart
 	sent    int
-	base    uint64        // messages before parts[0]
+	base    uint64        // messages before parts[0], of those that this proxy was sent
 	unsent  int           // bytes of parts that were not sent
 	credit  int64         // bytes that may be sent; the last part may exceed it
 	room    chan struct{} // buffer 1: the reader may go on; never closed
@@ -321,7 +321,7 @@ func (s *Server) handOn(x *exch, p *peer) {
 	for i := range ws.sent {
 		ws.unsent += ws.parts[i].cost()
 	}
-	ws.sent, ws.credit = 0, frame.InitialWindow
+	ws.sent, ws.base, ws.credit = 0, 0, frame.InitialWindow // the next proxy counts anew
 	f := ws.request.f
 	f.ID, f.Session, f.Resend = x.id, ws.session, true
 	s.metrics.resent.Inc()
@@ -363,7 +363,7 @@ type wsReader struct {
 // origin's header fields as they are.
 func (in *wsReader) start(req *request, deflate bool) error {
 	up := websocket.Upgrader{
-		ReadBufferSize: 1024, WriteBufferSize: 512, WriteBufferPool: &wsBuffers, EnableCompression: deflate,
+		ReadBufferSize: 256, WriteBufferSize: 512, WriteBufferPool: &wsBuffers, EnableCompression: deflate,
 		CheckOrigin: func(*http.Request) bool { return true }, // that is for origins to judge
 		Error:       func(http.ResponseWriter, *http.Request, int, error) {},
 	}

@@ -632,7 +632,7 @@ func TestWebSocketSessionIsHandedOn(t *testing.T) {
 	c.message(frame.MessageText, "m3", false)
 	c.message(frame.MessageText, "m4", false)
 	c.seq = 0
-	c.far(&frame.Session{Record: []byte("third"), Acked: 4}, text("I am back"))
+	c.far(&frame.Session{Record: []byte("third"), Acked: 3}, text("I am back"))
 	c.want(0x81, "I am back")
 	// And once more, to one that is there already.
 	other := r.far("proxy.1", nil)
@@ -792,4 +792,30 @@ func TestWebSocketsEndWithTheServer(t *testing.T) {
 	r.stop()
 	c.want(0x88, status(1001, ""))
 	d.want(0x88, status(1001, ""))
+}
+
+// A proxy that takes a session over counts what the origin has taken from the
+// messages that it was given.
+func TestWebSocketAcksAfterHandingOn(t *testing.T) {
+	r := newWSRig(t)
+	c := r.open("first")
+	for range 3 {
+		c.frame(0x81, "m")
+		c.message(frame.MessageText, "m", false)
+	}
+	c.far(&frame.Session{Record: []byte("second"), Acked: 3})
+	r.settled(c)
+	r.p.stop()
+	c.p, c.seq = r.far("proxy.0", nil), 0
+	next[*frame.Request](c.p)
+	c.frame(0x81, "m4")
+	c.message(frame.MessageText, "m4", false)
+	c.far(&frame.Session{Record: []byte("third"), Acked: 1})
+	r.settled(c)
+	x := r.s.exchange(c.id)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if n := len(x.ws.parts); n != 0 {
+		t.Errorf("%d messages are kept that the origin has taken", n)
+	}
 }
