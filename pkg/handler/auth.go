@@ -64,7 +64,7 @@ func (s *Server) authorize(req *request) *response {
 	if n > 1 {
 		value = ""
 	}
-	if s.opt.HTTPAuth.allows(value, s.opt.now()) {
+	if s.opt.HTTPAuth.allows(value, s.now()) {
 		return nil
 	}
 	s.metrics.unauthorized.Inc()
