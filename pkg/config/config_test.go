@@ -350,6 +350,13 @@ func TestBadFiles(t *testing.T) {
 	}
 }
 
+func TestHugeFile(t *testing.T) {
+	_, err := load(t, strings.Repeat("#\n", maxFile/2+1), Source{})
+	if err == nil || !strings.Contains(err.Error(), "larger than") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestBadSettings(t *testing.T) {
 	for _, tc := range []struct{ name, set, env, want string }{
 		{"no value", "proxy.debug", "", `command line: "proxy.debug": want section.key=value`},

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -137,10 +138,22 @@ func (l *loader) readMain() (map[string]value, bool) {
 	return values, true
 }
 
+// maxFile is more than any configuration file has, and less than a device or a
+// log file named by mistake.
+const maxFile = 4 << 20
+
 func (l *loader) readFile(file string) (map[string]value, error) {
-	data, err := os.ReadFile(file)
+	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // it was only read
+	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("configuration file: %w", err)
+	}
+	if len(data) > maxFile {
+		return nil, fmt.Errorf("configuration file: %s is larger than %d bytes", file, maxFile)
 	}
 	entries, notices, err := parseINI(file, data)
 	if err != nil {
