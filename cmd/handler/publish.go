@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/base64"
@@ -62,10 +63,6 @@ func publishCommand() *cobra.Command {
 			return err
 		},
 	}
-	spec := os.Getenv("GRIP_URL")
-	if spec == "" {
-		spec = "http://localhost:5561"
-	}
 	p := cmd.Flags()
 	p.StringVar(&f.id, "id", "", "`ID` of the message")
 	p.StringVar(&f.prevID, "prev-id", "", "`ID` of the message before it")
@@ -78,7 +75,8 @@ func publishCommand() *cobra.Command {
 	p.BoolVar(&f.patch, "patch", false, "the content is a JSON Patch for held responses")
 	p.BoolVar(&f.noSeq, "no-seq", false, "do not put the message in order with others")
 	p.BoolVar(&f.noEOL, "no-eol", false, "do not add a line end")
-	p.StringVar(&f.spec, "spec", spec, "control `URL` (http or https, with iss and key if wanted) or ZeroMQ PUSH spec (tcp or ipc); or set GRIP_URL")
+	p.StringVar(&f.spec, "spec", "", "control `URL` (http or https, with iss and key if wanted) or ZeroMQ PUSH spec (tcp or ipc); "+
+		"without it the environment variable GRIP_URL, else http://localhost:5561")
 	p.StringVarP(&f.user, "user", "u", "", "`NAME:PASSWORD` for HTTP Basic")
 	p.StringVarP(&f.bearer, "bearer", "B", "", "bearer `TOKEN`")
 	return cmd
@@ -88,6 +86,7 @@ func (f *publishFlags) publish(ctx context.Context, args []string) error {
 	if f.user != "" && f.bearer != "" {
 		return errors.New("only one authentication method can be specified")
 	}
+	f.spec = cmp.Or(f.spec, os.Getenv("GRIP_URL"), "http://localhost:5561")
 	draft, err := f.draft(args)
 	if err != nil {
 		return err

@@ -156,6 +156,7 @@ func TestPublishBytes(t *testing.T) {
 }
 
 func TestPublishErrors(t *testing.T) {
+	t.Setenv("GRIP_URL", "")
 	addr, _ := fakeControl(t, 404, "Not Found\n")
 	for _, c := range []struct {
 		args []string

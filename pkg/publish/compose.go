@@ -2,6 +2,7 @@ package publish
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"unicode/utf8"
 
 	"github.com/holdfast/holdfast/pkg/tnet"
@@ -123,7 +124,7 @@ func numbers(v any) any {
 		if n, err := v.Int64(); err == nil {
 			return n
 		}
-		f, _ := v.(interface{ Float64() (float64, error) }).Float64() //nolint:errcheck // out of range is the largest
+		f, _ := v.(interface{ Float64() (float64, error) }).Float64()
 		return f
 	}
 	return v
