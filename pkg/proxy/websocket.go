@@ -32,9 +32,10 @@ type socket struct {
 	*exch
 	o      *outgoing
 	prefix string
-	grip   bool   // messages of the origin are interpreted
-	joined bool   // a handler knows of this connection
-	asked  uint64 // number of the last Control
+	grip   bool     // messages of the origin are interpreted
+	joined bool     // a handler knows of this connection
+	asked  uint64   // number of the last Control
+	tried  []string // targets that could not be reached
 }
 
 // errDetached says that the origin's side is to be closed. The client has been
@@ -52,45 +53,71 @@ func (e *exch) serveWebSocket() error {
 	return err
 }
 
+// webSocket and what it calls down to a session's loop are on the stack for as
+// long as a WebSocket is open. What takes room there and is over by then is in
+// functions of its own: with a few hundred bytes more, a stack that was 8 KiB
+// once would never shrink.
 func (e *exch) webSocket() error {
-	o, err := e.prepare()
-	e.log.uri = "ws" + strings.TrimPrefix(e.log.uri, "http")
-	if o == nil {
+	s, err := e.prepareSocket()
+	if s == nil {
 		return err
 	}
-	o.handshake(e.s.opts.SetXForwardedProtocol)
-	s := &socket{exch: e, o: o}
 	if len(e.req.Session) > 0 {
 		return s.resume()
 	}
-	var tried []string
-	for i := range o.rule.Targets {
-		t := &o.rule.Targets[i]
-		o.target, e.log.target = t, t.Name
-		switch {
-		case t.Kind == route.TargetTest:
-			err = s.testOrigin()
-		case t.Kind == route.TargetZHTTP:
-			err = errTargetKind
-		case t.OverHTTP:
-			e.log.target += "[http]"
-			err = s.overHTTP(i)
-		default:
-			err = s.passThrough(t)
-		}
-		switch {
-		case err == nil || e.log.code != 0 || e.ctx.Err() != nil:
+	for i := range s.o.rule.Targets {
+		if err, next := s.judged(s.try(i)); !next {
 			return err
-		case origin.TryNext(err), errors.Is(err, errTargetKind):
-			tried = append(tried, t.Name)
-			continue
-		case errors.Is(err, origin.ErrPolicy):
-			return e.failDebug(o, "Error: Origin host/IP blocked.")
 		}
-		e.s.log.Debug("target failed", "exchange", e.x.ID, "target", t.Name, "err", err)
-		return e.failDebug(o, generic)
 	}
-	return e.failDebug(o, "Unable to connect to any targets. Tried: "+strings.Join(tried, ", "))
+	return s.noTarget()
+}
+
+// prepareSocket finds the route. It returns nil if the client has its answer.
+func (e *exch) prepareSocket() (*socket, error) {
+	o, err := e.prepare()
+	e.log.uri = "ws" + strings.TrimPrefix(e.log.uri, "http")
+	if o == nil {
+		return nil, err
+	}
+	o.handshake(e.s.opts.SetXForwardedProtocol)
+	return &socket{exch: e, o: o}, nil
+}
+
+// try serves the client by the target i for as long as that goes well.
+func (s *socket) try(i int) error {
+	t := &s.o.rule.Targets[i]
+	s.o.target, s.log.target = t, t.Name
+	switch {
+	case t.Kind == route.TargetTest:
+		return s.testOrigin()
+	case t.Kind == route.TargetZHTTP:
+		return errTargetKind
+	case t.OverHTTP:
+		s.log.target += "[http]"
+		return s.overHTTP(i)
+	}
+	return s.passThrough(t)
+}
+
+// judged decides what the end of an attempt means: an error for the exchange, or
+// that the next target is to be tried.
+func (s *socket) judged(err error) (end error, next bool) {
+	switch {
+	case err == nil || s.log.code != 0 || s.ctx.Err() != nil:
+		return err, false
+	case origin.TryNext(err), errors.Is(err, errTargetKind):
+		s.tried = append(s.tried, s.o.target.Name)
+		return nil, true
+	case errors.Is(err, origin.ErrPolicy):
+		return s.failDebug(s.o, "Error: Origin host/IP blocked."), false
+	}
+	s.s.log.Debug("target failed", "exchange", s.x.ID, "target", s.o.target.Name, "err", err)
+	return s.failDebug(s.o, generic), false
+}
+
+func (s *socket) noTarget() error {
+	return s.failDebug(s.o, "Unable to connect to any targets. Tried: "+strings.Join(s.tried, ", "))
 }
 
 // handshake turns the request for the origin into a WebSocket handshake. The
