@@ -268,15 +268,15 @@ func (w *overSession) failed(err error) bool {
 			return false
 		}
 		w.recut = true
+		w.session.Lost(true)
+		w.retry = w.s.opts.After(0)
+		return true
 	}
 	if w.failures == wsoverhttp.MaxRetries {
 		w.session.Lost(false)
 		return false
 	}
 	delay := time.Second<<w.failures + rand.N(time.Second) //nolint:gosec // spreads load, keeps no secret
-	if w.recut && w.failures == 0 {
-		delay = 0
-	}
 	w.failures++
 	w.session.Lost(true)
 	w.retry = w.s.opts.After(delay)
