@@ -120,11 +120,11 @@ func numbers(v any) any {
 		for k := range v {
 			v[k] = numbers(v[k])
 		}
-	case interface{ Int64() (int64, error) }:
+	case json.Number:
 		if n, err := v.Int64(); err == nil {
 			return n
 		}
-		f, _ := v.(interface{ Float64() (float64, error) }).Float64()
+		f, _ := v.Float64() // beyond the range it is ±Inf
 		return f
 	}
 	return v
