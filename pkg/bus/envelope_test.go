@@ -282,7 +282,7 @@ func TestListenReplacesOnlyTheDead(t *testing.T) {
 		t.Error("a living socket was replaced")
 	}
 	// A process that dies leaves its file.
-	l.(interface{ SetUnlinkOnClose(bool) }).SetUnlinkOnClose(false) //nolint:errcheck // it has one
+	l.(interface{ SetUnlinkOnClose(bool) }).SetUnlinkOnClose(false)
 	_ = l.Close()
 	l, err = listen("ipc://"+path, 0)
 	if err != nil {

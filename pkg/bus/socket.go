@@ -142,7 +142,7 @@ func (s *socket) start() error {
 	for _, spec := range s.opt.Bind {
 		l, err := listen(spec, s.opt.FileMode)
 		if err != nil {
-			s.Close()
+			_ = s.Close()
 			return err
 		}
 		s.listeners = append(s.listeners, l)
@@ -150,7 +150,7 @@ func (s *socket) start() error {
 	}
 	for _, spec := range s.opt.Connect {
 		if _, _, err := parseSpec(spec); err != nil {
-			s.Close()
+			_ = s.Close()
 			return err
 		}
 		s.wg.Go(func() { s.connect(spec) })

@@ -57,7 +57,6 @@ type exch struct {
 var (
 	errPeerLost = errors.New("the far end went away")
 	errGap      = errors.New("a frame of the exchange is missing")
-	errClosing  = errors.New("the server is closing")
 )
 
 // send numbers a frame of the exchange and sends it to the far end. set writes

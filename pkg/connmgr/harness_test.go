@@ -273,7 +273,7 @@ func (r *rig) hold(p, h *far, c *client, f frame.Hold) uint64 {
 	return req.ID
 }
 
-func (h *far) stream(body string, groups ...string) frame.Hold {
+func (f *far) stream(body string, groups ...string) frame.Hold {
 	return frame.Hold{Mode: frame.ModeStream, Code: 200, Reason: "OK", Body: []byte(body), Groups: groups, Record: []byte("rec")}
 }
 

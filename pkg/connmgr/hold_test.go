@@ -149,7 +149,7 @@ func TestStreamHoldCredits(t *testing.T) {
 	}
 }
 
-func (h *far) response(groups ...string) frame.Hold {
+func (f *far) response(groups ...string) frame.Hold {
 	return frame.Hold{Mode: frame.ModeResponse, Millis: 3_600_000, Code: 200, Reason: "OK", Body: []byte("timeout\n"), Groups: groups,
 		Header: []frame.Field{{Name: "X-A", Value: "1"}, {Name: "X-B", Value: "o"}, {Name: "Content-Type", Value: "text/plain"}}, Record: []byte("rec")}
 }

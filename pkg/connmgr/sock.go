@@ -95,7 +95,7 @@ func (s *sock) Write(p []byte) (int, error) {
 	if err != nil || n == len(p) {
 		return n, err
 	}
-	defer s.SetWriteDeadline(time.Time{})
+	defer s.SetWriteDeadline(time.Time{}) //nolint:errcheck // the next write would fail too
 	for err == nil && n < len(p) {
 		if err = s.SetWriteDeadline(time.Now().Add(s.timeout)); err != nil {
 			break

@@ -141,7 +141,7 @@ func TestTLS(t *testing.T) {
 		t.Errorf("delivered %d, dropped %v", n, dropped)
 	}
 	next[*frame.Closed](h)
-	id = r.hold(p, h, c, h.response("g"))
+	r.hold(p, h, c, h.response("g"))
 	h.send(&frame.Deliver{Pub: 1000, Mode: frame.ModeResponse, Group: "g", Body: []byte("x")})
 	c.head()
 	c.expect("x")

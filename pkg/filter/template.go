@@ -102,14 +102,16 @@ func (r *renderer) end() error {
 		if r.pos == r.open+1 {
 			return fmt.Errorf("Expected character after '(' at position %d", r.open) //nolint:staticcheck // the text is GRIP's
 		}
-		return fmt.Errorf("Unterminated field starting at position %d", r.open)
+		return fmt.Errorf("Unterminated field starting at position %d", r.open) //nolint:staticcheck // the text is GRIP's
 	case afterArg:
 		return fmt.Errorf("Expected directive after ')' at position %d", r.pos-1) //nolint:staticcheck // the text is GRIP's
 	}
 	return nil
 }
 
-func unknown(directive byte) error { return fmt.Errorf("Unknown directive '%c'", directive) }
+func unknown(directive byte) error {
+	return fmt.Errorf("Unknown directive '%c'", directive) //nolint:staticcheck // the text is GRIP's
+}
 
 // variable is the directive s: the variable that the argument names.
 func variable(directive byte, arg string, get func(string) (string, bool)) (string, error) {
@@ -117,7 +119,7 @@ func variable(directive byte, arg string, get func(string) (string, bool)) (stri
 		return "", unknown(directive)
 	}
 	if arg == noArg {
-		return "", errors.New("Directive 's' requires argument")
+		return "", errors.New("Directive 's' requires argument") //nolint:staticcheck // the text is GRIP's
 	}
 	v, ok := get(arg)
 	if !ok {

@@ -188,8 +188,8 @@ func (p *Pool) try(ctx context.Context, c *conn, r *Request) (resp *Response, ag
 		err = &http1.Error{Status: 502, Text: "upgraded without being asked"}
 	}
 	if err != nil {
-		again = c.reused && r.Body == nil && exchangeKind(err) == ErrCut && (r.idempotent() || writeErr != nil && n == 0)
-		if writeErr != nil && exchangeKind(err) == ErrCut {
+		again = c.reused && r.Body == nil && errors.Is(exchangeKind(err), ErrCut) && (r.idempotent() || writeErr != nil && n == 0)
+		if writeErr != nil && errors.Is(exchangeKind(err), ErrCut) {
 			err = writeErr
 		}
 		return nil, again, resp.fail(err)

@@ -57,7 +57,7 @@ func (r *Response) Trailer() []frame.Field { return r.trailer }
 // does nothing.
 func (r *Response) Close() error {
 	if r.err != nil {
-		return nil
+		return nil //nolint:nilerr // Read has told it
 	}
 	const maxDrain = 64 << 10
 	if !r.Head.Close && r.conn.br.Buffered() > 0 {

@@ -31,10 +31,10 @@ func (j *jsonp) mode() uint8 {
 	return 1
 }
 
-// badParam is a parameter that JSON-P cannot use.
-type badParam string
+// paramError is a parameter that JSON-P cannot use.
+type paramError string
 
-func (p badParam) Error() string { return "Invalid " + string(p) + " parameter." }
+func (p paramError) Error() string { return "Invalid " + string(p) + " parameter." }
 
 // query is a query string whose parameters can be taken out.
 type query []string
@@ -80,18 +80,18 @@ func startJSONP(r *frame.Request, u *rule) (*frame.Request, *jsonp, error) {
 	asked.Method = opts.DefaultMethod
 	if raw, ok := q.take(opts.Callback); ok {
 		if j.callback, ok = unescape(raw); !ok || !isCallback(j.callback) {
-			return r, nil, badParam("callback")
+			return r, nil, paramError("callback")
 		}
 	}
 	if raw, ok := q.take("_method"); ok {
 		if asked.Method, ok = unescape(raw); !ok || !http1.ValidToken(asked.Method) || asked.Method == http.MethodConnect {
-			return r, nil, badParam("_method")
+			return r, nil, paramError("_method")
 		}
 	}
 	var h []frame.Field
 	if raw, ok := q.take("_headers"); ok {
 		if h, ok = jsonpHeader(raw); !ok {
-			return r, nil, badParam("_headers")
+			return r, nil, paramError("_headers")
 		}
 	}
 	name, label := "_body", "_body"
@@ -101,7 +101,7 @@ func startJSONP(r *frame.Request, u *rule) (*frame.Request, *jsonp, error) {
 	if raw, ok := q.take(name); ok {
 		body, ok := unescape(raw)
 		if !ok || body == "" {
-			return r, nil, badParam(label)
+			return r, nil, paramError(label)
 		}
 		asked.Body, asked.BodyLen = []byte(body), int64(len(body))
 		if opts.Body != "" {
@@ -168,7 +168,7 @@ func jsonpHeader(raw string) ([]frame.Field, bool) {
 }
 
 // errNotText says that a body cannot be put into a string.
-var errNotText = errors.New("Upstream response could not be JSON-P encoded.") //nolint:staticcheck // it is what the client sees
+var errNotText = errors.New("Upstream response could not be JSON-P encoded.") //nolint:staticcheck,revive // it is what the client sees
 
 // wrappedHeader returns the header of a wrapped response.
 func wrappedHeader(h []frame.Field) []frame.Field {

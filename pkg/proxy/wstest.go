@@ -23,7 +23,7 @@ func (s *socket) testOrigin() error {
 	}
 	if err := s.accept(h); err != nil {
 		if s.ctx.Err() == nil && s.log.code != http.StatusSwitchingProtocols {
-			return nil //nolint:nilerr // the client was told
+			return nil
 		}
 		return err
 	}

@@ -79,15 +79,19 @@ func TestRouteOptions(t *testing.T) {
 		AutoCrossOrigin: true, JSONP: JSONP{Basic: true, Callback: "cb", Body: "b", DefaultCall: "d", DefaultMethod: "PUT"}, Session: true, SockJS: "/s",
 		SockJSAsPath: "/t", Headers: []Header{{"A", "1"}, {"B", "x, y"}, {"C", ""}}, NoGrip: true, LogLevel: 1, HasLogLevel: true,
 		Targets: []Target{
-			{Name: "o1:81", Host: "o1", Port: 81, TLS: true, Insecure: true, TrustConnectHost: true, URIHost: "u:8", Untrusted: true, OverHTTP: true,
-				OneEvent: true, Subs: []string{"s1", "s2"}, ClientCert: "c.pem", ClientKey: "k.pem"},
+			{
+				Name: "o1:81", Host: "o1", Port: 81, TLS: true, Insecure: true, TrustConnectHost: true, URIHost: "u:8", Untrusted: true, OverHTTP: true,
+				OneEvent: true, Subs: []string{"s1", "s2"}, ClientCert: "c.pem", ClientKey: "k.pem",
+			},
 			{Name: "[::1]:82", Host: "::1", Port: 82},
 			{Name: "test", Kind: TargetTest},
 			{Name: "zhttp/tcp://127.0.0.1:10000", Kind: TargetZHTTP},
 			{Name: "zhttpreq/ipc://x", Kind: TargetZHTTP},
 		},
-		Unsupported: []string{"session", "sockjs", "sockjs_as_path", `unknown option "wat"`, "ipc_file_mode", `unknown option "huh" of target o1:81`,
-			"target zhttp/tcp://127.0.0.1:10000", "target zhttpreq/ipc://x"},
+		Unsupported: []string{
+			"session", "sockjs", "sockjs_as_path", `unknown option "wat"`, "ipc_file_mode", `unknown option "huh" of target o1:81`,
+			"target zhttp/tcp://127.0.0.1:10000", "target zhttpreq/ipc://x",
+		},
 	}
 	if d := cmp.Diff(want, got, cmpopts.IgnoreUnexported(Route{})); d != "" {
 		t.Errorf("-want +got:\n%s", d)
