@@ -39,7 +39,12 @@ app.post('/ws', serveGrip, async (req, res) => {
   }
   // A request may bring several messages, and none if it is a keep-alive.
   while (ws.canRecv()) {
-    const text = ws.recv();
+    let text;
+    try {
+      text = ws.recv();
+    } catch { // the client has gone without a close
+      break;
+    }
     if (text === null) { // the client has closed
       ws.close();
       break;
