@@ -45,6 +45,7 @@ Grip-Expose-Headers: X-A, X-Hop, Content-Length`, "init\n")))
 		Code: 404, Reason: "Nope", Header: lines("X-A: 1"), Body: []byte("init\n"), Expose: []string{"X-A", "X-Hop", "Content-Length"},
 		Method: "POST", URI: "http://w:81/z/b/c?q", Peer: "5.5.5.5", Route: "r1", RouteNamed: true, Prefix: "p-", SigIss: "i", SigKey: "changeme",
 		Debug: true, CORS: true, Retry: true, Minor: 1, Request: lines("Origin: http://o\nAccess-Control-Request-Method: PUT"), Base: "http://w:81",
+		Last: []frame.LastID{{Channel: "a", ID: "0"}},
 	}
 	if d := cmp.Diff(want, got, cmpopts.EquateEmpty()); d != "" {
 		t.Errorf("-want +got:\n%s", d)
