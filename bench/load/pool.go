@@ -47,6 +47,7 @@ type pool struct {
 	ready   int
 	failed  int
 	dropped int
+	why     string // the first was lost
 	first   time.Duration
 	last    time.Duration // when the latest became ready
 	ended   bool          // closing is ours
@@ -138,13 +139,13 @@ func (s *subscriber) Data(b []byte) {
 	for len(b) > 0 {
 		n, done, err := s.resp.Feed(b, &s.tracker)
 		if err != nil {
-			s.give(true)
+			s.give(true, err.Error())
 			return
 		}
 		b = b[n:]
 		if s.pool.kind == kindWebSocket && s.resp.HeadDone {
 			if s.resp.Code != 101 {
-				s.give(true)
+				s.give(true, fmt.Sprintf("status %d", s.resp.Code))
 				return
 			}
 			s.upgrade = true
@@ -155,7 +156,7 @@ func (s *subscriber) Data(b []byte) {
 			return
 		}
 		if s.resp.HeadDone && s.resp.Code != 200 {
-			s.give(true)
+			s.give(true, fmt.Sprintf("status %d", s.resp.Code))
 			return
 		}
 		if s.resp.HeadDone && (s.pool.readyHead || s.bytes > 0) {
@@ -163,7 +164,7 @@ func (s *subscriber) Data(b []byte) {
 		}
 		if done {
 			if s.pool.kind != kindPoll {
-				s.give(true) // a stream must not end
+				s.give(true, "the stream ended")
 				return
 			}
 			s.answers++
@@ -178,8 +179,11 @@ func (s *subscriber) frames(b []byte) {
 	}
 	for {
 		op, payload, n, err := wire.ReadFrame(b)
-		if err != nil || op == wire.OpClose && n > 0 {
-			s.give(true)
+		if err == nil && op == wire.OpClose && n > 0 {
+			err = fmt.Errorf("WebSocket close %x", payload)
+		}
+		if err != nil {
+			s.give(true, err.Error())
 			return
 		}
 		if n == 0 {
@@ -202,17 +206,26 @@ func (s *subscriber) frames(b []byte) {
 }
 
 // Closed implements netloop.User.
-func (s *subscriber) Closed(error) { s.give(false) }
+func (s *subscriber) Closed(err error) {
+	why := "closed by the server"
+	if err != nil {
+		why = err.Error()
+	}
+	s.give(false, why)
+}
 
 // give counts the loss of a connection. The subscriber stays in the list: what
 // it has missed since is lost.
-func (s *subscriber) give(close bool) {
+func (s *subscriber) give(close bool, why string) {
 	if close {
 		s.conn.Close(true)
 	}
 	p := s.pool
 	if p.ended {
 		return
+	}
+	if p.why == "" {
+		p.why = why
 	}
 	if s.ready {
 		p.dropped++
@@ -229,7 +242,7 @@ func (p *pool) settled() bool {
 }
 
 func (p *pool) setup() *result.Setup {
-	s := &result.Setup{Asked: p.want, Ready: p.ready, Failed: p.failed, Dropped: p.dropped, Seconds: (p.last - p.first).Seconds()}
+	s := &result.Setup{Asked: p.want, Ready: p.ready, Failed: p.failed, Dropped: p.dropped, Why: p.why, Seconds: (p.last - p.first).Seconds()}
 	if s.Seconds > 0 {
 		s.PerSecond = float64(s.Ready) / s.Seconds
 	}

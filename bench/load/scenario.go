@@ -180,7 +180,7 @@ func (b *bench) fanout() error {
 	if b.burst > 0 {
 		b.res.Burst, err = b.deliver(p, listeners, 30*time.Second, func(f func()) { b.backToBack(b.burst, f) })
 	}
-	b.res.Setup.Dropped = p.dropped
+	b.res.Setup.Dropped, b.res.Setup.Why = p.dropped, p.why
 	return err
 }
 
@@ -263,7 +263,7 @@ func (b *bench) eachChannel() error {
 	}
 	var err error
 	b.res.Burst, err = b.deliver(p, float64(listeners), b.duration+10*time.Second, func(f func()) { b.closedLoop(p, listeners, b.duration, f) })
-	b.res.Setup.Dropped = p.dropped
+	b.res.Setup.Dropped, b.res.Setup.Why = p.dropped, p.why
 	return err
 }
 
@@ -391,6 +391,6 @@ func (b *bench) polls() error {
 	total.PerSecond = float64(total.Delivered) / total.Seconds
 	total.CPUPerDelivery = total.CPU * 1e6 / float64(total.Delivered)
 	b.res.Burst = total
-	b.res.Setup.Dropped = p.dropped
+	b.res.Setup.Dropped, b.res.Setup.Why = p.dropped, p.why
 	return nil
 }

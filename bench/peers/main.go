@@ -6,7 +6,7 @@
 //	go run ./bench/peers                    everything, two runs each: about an hour
 //	go run ./bench/peers -quick             small sizes, one run: a few minutes
 //	go run ./bench/peers -systems holdfast,floor -rows fanout,proxy
-//	go run ./bench/peers -render docs/performance.json   the table of earlier results
+//	go run ./bench/peers -render docs/performance/results.json   the table of earlier results
 //
 // Each measurement gets a fresh instance of the system, in a directory of its
 // own, with ports of its own, and ends what it has started. The peers come from
@@ -103,7 +103,7 @@ func main() {
 	f.IntVar(&o.repeats, "repeats", 2, "how often a disturbed measurement is repeated; the least disturbed counts")
 	f.BoolVar(&o.pprof, "pprof", false, "serve profiles on Holdfast's admin listeners")
 	f.BoolVar(&o.keep, "keep", false, "keep the directories with configurations and logs")
-	f.StringVar(&o.out, "out", "bench-peers.json", "result file")
+	f.StringVar(&o.out, "out", "bench/out/peers.json", "result file")
 	f.BoolVar(&o.add, "add", false, "keep what the result file has of other systems and rows")
 	f.StringVar(&o.svg, "svg", "", "directory for the drawings; none if empty")
 	f.StringVar(&o.render, "render", "", "print the table of this result file, and measure nothing")
@@ -322,6 +322,9 @@ func build(ctx context.Context, dir string) (string, error) {
 func save(name string, res *file) error {
 	b, err := json.MarshalIndent(res, "", " ")
 	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
 		return err
 	}
 	return os.WriteFile(name, append(b, '\n'), 0o644)

@@ -123,6 +123,9 @@ func brief(r *record) string {
 	var b strings.Builder
 	if s := r.Setup; s != nil {
 		fmt.Fprintf(&b, "%d of %d held in %.1f s; ", s.Ready, s.Asked, s.Seconds)
+		if s.Failed+s.Dropped > 0 {
+			fmt.Fprintf(&b, "%d failed, %d dropped, the first: %s; ", s.Failed, s.Dropped, s.Why)
+		}
 	}
 	if k := perConnection(r.Load); k > 0 {
 		fmt.Fprintf(&b, "%.1f KiB each; ", k)

@@ -22,9 +22,10 @@ type Load struct {
 type Setup struct {
 	Asked     int     `json:"asked"`
 	Ready     int     `json:"ready"`
-	Failed    int     `json:"failed"`  // attempts that ended before they were ready
-	Dropped   int     `json:"dropped"` // connections lost later, through no publish
-	Seconds   float64 `json:"seconds"` // until the last was ready
+	Failed    int     `json:"failed"`        // attempts that ended before they were ready
+	Dropped   int     `json:"dropped"`       // connections lost later, through no publish
+	Why       string  `json:"why,omitempty"` // the first of those was lost
+	Seconds   float64 `json:"seconds"`       // until the last was ready
 	PerSecond float64 `json:"per_second"`
 	CPU       float64 `json:"server_cpu_s,omitempty"`
 }
