@@ -62,9 +62,17 @@ func (r *relay) run() outcome {
 			if w != nil {
 				heard = time.Now()
 			}
-			if h, ok := f.(*frame.Hold); ok {
+			// The watcher leaves a deadline behind, so it ends before the
+			// connection gets another reader.
+			switch f := f.(type) {
+			case *frame.Hold:
 				stop()
-				return r.hold(h)
+				return r.hold(f)
+			case *frame.Response:
+				if f.Code == http.StatusSwitchingProtocols && r.x.ws != nil && !r.began {
+					stop()
+					return r.upgrade(f)
+				}
 			}
 			if o, over := r.take(f); over {
 				return o
@@ -120,9 +128,6 @@ func (r *relay) take(f frame.Frame) (o outcome, over bool) {
 	case *frame.Response:
 		if r.began {
 			return r.cut(frame.ReasonProtocolError), true
-		}
-		if f.Code == http.StatusSwitchingProtocols && r.x.ws != nil {
-			return r.upgrade(f), true
 		}
 		if f.Code < 200 {
 			return r.fail(frame.ReasonProtocolError), true

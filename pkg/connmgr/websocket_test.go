@@ -819,3 +819,21 @@ func TestWebSocketAcksAfterHandingOn(t *testing.T) {
 		t.Errorf("%d messages are kept that the origin has taken", n)
 	}
 }
+
+// An origin that took its time to answer the handshake used to leave the
+// connection with a read deadline in the past, which the watcher of slow
+// exchanges had set, and so the client was cut at once.
+func TestWebSocketAfterASlowHandshake(t *testing.T) {
+	r := newWSRig(t)
+	c := &wsClient{client: r.dial(), p: r.p}
+	c.client.send(wsRequest + "\r\n")
+	c.id = next[*frame.Request](r.p).ID
+	<-time.After(2 * watchAfter) // what is tested is the passing of this time
+	c.far(&frame.Response{Code: 101})
+	c.head()
+	c.frame(0x81, "hello")
+	if m := next[*frame.Message](r.p); string(m.Data) != "hello" {
+		t.Errorf("got %q", m.Data)
+	}
+	r.settled(c)
+}

@@ -239,7 +239,7 @@ func (s *Session) due() bool {
 			return true
 		}
 	}
-	return s.closing && !s.closeSent && len(s.queue) == 0
+	return s.closing && !s.closeSent
 }
 
 func (s *Session) build() *Request {

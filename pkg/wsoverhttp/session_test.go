@@ -354,6 +354,19 @@ func TestCloseByClient(t *testing.T) {
 	}
 }
 
+func TestCloseAfterKeptMessages(t *testing.T) {
+	d := opened(t, false)
+	d.text("abc")
+	d.request("TEXT 3↵abc↵", 0)
+	d.answer(answer("", "Content-Bytes-Accepted", "0"))
+	d.idle()
+	d.ClientClosed(1000, "")
+	d.request("TEXT 3↵abc↵CLOSE 2↵\x03\xe8↵", 3)
+	if o := d.answer(answer("CLOSE 2↵\x03\xe8↵", "Content-Bytes-Accepted", "5")); !o.Closed || !d.Ended() {
+		t.Errorf("got %+v, ended %v", o, d.Ended())
+	}
+}
+
 func TestCloseByOrigin(t *testing.T) {
 	closeIt := func(t *testing.T) driver {
 		d := opened(t, false)
