@@ -49,7 +49,7 @@ var packages = []struct {
 	{"pkg/daemon", "log, signals, start and stop", nil},
 
 	// Processes. None imports another: they meet in frame.
-	{"pkg/connmgr", "clients", []string{"pkg/bus", "pkg/exchange", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/wheel"}},
+	{"pkg/connmgr", "clients", []string{"pkg/bus", "pkg/exchange", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/wheel", "pkg/wsevents"}},
 	{"pkg/proxy", "routes and origins", []string{
 		"pkg/bus", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/netpolicy", "pkg/origin", "pkg/route",
 		"pkg/wheel", "pkg/wsevents", "pkg/wsoverhttp",

@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
 	"github.com/holdfast/holdfast/pkg/wheel"
+	"github.com/holdfast/holdfast/pkg/wsevents"
 )
 
 // Limits of WebSockets.
@@ -45,11 +46,12 @@ const (
 
 // Close codes (RFC 6455, section 7.4.1).
 const (
-	wsGoingAway   = 1001
-	wsBadData     = 1007
-	wsTooBig      = 1009
-	wsServerFault = 1011
-	wsRestart     = 1012
+	wsGoingAway     = 1001
+	wsProtocolError = 1002
+	wsBadData       = 1007
+	wsTooBig        = 1009
+	wsServerFault   = 1011
+	wsRestart       = 1012
 )
 
 // wsExch is what an exchange has beyond an ordinary one if it is a WebSocket. Its
@@ -407,16 +409,93 @@ func (w *wsHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // which is close frames at faults of the client, goes to the writer.
 type wsNetConn struct {
 	net.Conn
-	in *wsReader
+	in   *wsReader
+	scan wsScanner
 }
 
-func (nc *wsNetConn) Read(p []byte) (int, error) { return nc.in.c.Read(p) }
+func (nc *wsNetConn) Read(p []byte) (int, error) {
+	if nc.scan.fault {
+		return 0, errWSFrame
+	}
+	n, err := nc.in.c.Read(p)
+	if good := nc.scan.pass(p[:n]); good < n {
+		return good, errWSFrame
+	}
+	return n, err
+}
+
+var errWSFrame = errors.New("frame that RFC 6455 or 7692 forbids")
+
+// wsScanner watches the frames of a client for what the library lets through: a
+// close frame with one byte of content, and the bit of compressed messages
+// (RSV1) where it has no business.
+type wsScanner struct {
+	head  [14]byte
+	n     int    // bytes of head that are here
+	skip  uint64 // bytes of content to come
+	fault bool
+}
+
+// pass returns how many bytes of p come before the content of a frame that is
+// forbidden: all of them if there is none.
+func (s *wsScanner) pass(p []byte) int {
+	for i := 0; i < len(p); {
+		if s.skip > 0 {
+			k := min(s.skip, uint64(len(p)-i))
+			s.skip -= k
+			i += int(k)
+			continue
+		}
+		s.head[s.n] = p[i]
+		s.n++
+		i++
+		if s.n < 2 || s.n < s.headLen() {
+			continue
+		}
+		opcode := s.head[0] & 0x0f
+		size := uint64(s.head[1] & 0x7f)
+		switch size {
+		case 126:
+			size = uint64(binary.BigEndian.Uint16(s.head[2:]))
+		case 127:
+			size = binary.BigEndian.Uint64(s.head[2:])
+		}
+		rsv1 := s.head[0]&wsRSV1 != 0
+		if opcode == frame.MessageClose && size == 1 || rsv1 && (opcode == 0 || opcode >= frame.MessageClose) {
+			s.fault = true
+			return i - 1 // the library must not see a whole head
+		}
+		s.n, s.skip = 0, size
+	}
+	return len(p)
+}
+
+func (s *wsScanner) headLen() int {
+	n := 2
+	switch s.head[1] & 0x7f {
+	case 126:
+		n += 2
+	case 127:
+		n += 8
+	}
+	if s.head[1]&0x80 != 0 {
+		n += 4
+	}
+	return n
+}
 
 func (nc *wsNetConn) Write(p []byte) (int, error) {
 	if nc.in.muted {
 		return len(p), nil
 	}
 	nc.in.spoke = true
+	// RFC 6455, section 8.1, has a code of its own for what the library calls a
+	// protocol error.
+	if bytes.HasSuffix(p, []byte("invalid utf8 payload in close frame")) {
+		p = wsCloseFrame(wsBadData, nil)
+		nc.in.h.w.push(job{kind: jobWSRaw, h: nc.in.h, raw: p})
+		return len(p), nil
+	}
 	nc.in.h.w.push(job{kind: jobWSRaw, h: nc.in.h, raw: bytes.Clone(p)})
 	return len(p), nil
 }
@@ -442,6 +521,8 @@ func (in *wsReader) run() {
 	case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
 		j = job{kind: jobWSClosed, h: in.h, n: closed.Code}
 		in.put(wsPart{kind: frame.MessageClose, code: uint16(closed.Code), data: []byte(closed.Text)})
+	case errors.Is(err, errWSFrame):
+		j = job{kind: jobWSFault, h: in.h, n: wsProtocolError}
 	case errors.Is(err, errNotUTF8):
 		j = job{kind: jobWSFault, h: in.h, n: wsBadData}
 	case errors.Is(err, websocket.ErrReadLimit):
@@ -529,7 +610,7 @@ func (in *wsReader) readParts(kind uint8, r io.Reader) error {
 		}
 		if kind == frame.MessageText {
 			var ok bool
-			if tail, ok = checkUTF8(tail, buf[:n], end); !ok {
+			if tail, ok = wsevents.CheckUTF8(tail, buf[:n], end); !ok {
 				return errNotUTF8
 			}
 		}
@@ -539,26 +620,6 @@ func (in *wsReader) readParts(kind uint8, r io.Reader) error {
 		}
 	}
 	return nil
-}
-
-// checkUTF8 checks one part of a text. tail is what the part before it left of a
-// character; it returns what this one leaves.
-func checkUTF8(tail, p []byte, end bool) ([]byte, bool) {
-	if len(tail) > 0 {
-		p = append(bytes.Clone(tail), p...)
-	}
-	n := len(p)
-	if !end { // a character at the end may not be whole
-		for back := 1; back <= min(utf8.UTFMax-1, n); back++ {
-			if utf8.RuneStart(p[n-back]) {
-				if !utf8.FullRune(p[n-back:]) {
-					n -= back
-				}
-				break
-			}
-		}
-	}
-	return bytes.Clone(p[n:]), utf8.Valid(p[:n])
 }
 
 // wait blocks while the far end does not take what the client sends, so that the

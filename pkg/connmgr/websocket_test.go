@@ -352,6 +352,8 @@ func TestWebSocketFaultsOfClients(t *testing.T) {
 		"ping in parts":             {masked(0x09, "a"), 1002},
 		"long ping":                 {masked(0x89, strings.Repeat("a", 126)), 1002},
 		"close code that is no one": {masked(0x88, status(1005, "")), 1002},
+		"close of one byte":         {masked(0x88, "\x03"), 1002},
+		"close reason not UTF-8":    {masked(0x88, status(1000, "\xff")), 1007},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := r.open("", "g")
@@ -836,4 +838,24 @@ func TestWebSocketAfterASlowHandshake(t *testing.T) {
 		t.Errorf("got %q", m.Data)
 	}
 	r.settled(c)
+}
+
+func TestScanner(t *testing.T) {
+	good := masked(0xc1, "compressed") + masked(0x89, "") + masked(0x01, strings.Repeat("x", 70000)) + masked(0x80, strings.Repeat("y", 200)) + masked(0x88, "")
+	for name, bad := range map[string]string{
+		"": "", "RSV1 on a continuation": masked(0xc0, "a"), "RSV1 on a ping": masked(0xc9, "a"), "close of one byte": masked(0x88, "a"),
+	} {
+		for _, size := range []int{1, 2, 3, 7, 1 << 20} {
+			var s wsScanner
+			stream, passed := []byte(good+bad), 0
+			for len(stream) > 0 && !s.fault {
+				n := min(size, len(stream))
+				passed += s.pass(stream[:n])
+				stream = stream[n:]
+			}
+			if s.fault != (bad != "") || passed < len(good) || s.fault && passed >= len(good)+6 {
+				t.Errorf("%q in pieces of %d: fault %v after %d of %d good bytes", name, size, s.fault, passed, len(good))
+			}
+		}
+	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/http1"
 	"github.com/holdfast/holdfast/pkg/origin"
 	"github.com/holdfast/holdfast/pkg/route"
+	"github.com/holdfast/holdfast/pkg/wsevents"
 )
 
 // closeWait is how long the other side has to answer a close frame.
@@ -199,6 +200,8 @@ func (u *upstream) read() error {
 		case errors.Is(err, errDetached):
 			u.detached = true
 			return nil
+		case errors.Is(err, errNotUTF8):
+			_ = u.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(websocket.CloseInvalidFramePayloadData, ""), time.Now().Add(closeWait))
 		}
 		return originBroke(err)
 	}
@@ -207,9 +210,23 @@ func (u *upstream) read() error {
 // relayMessage passes on one message, part by part. What GRIP makes of it is
 // decided by its beginning and holds for all of it.
 func (u *upstream) relayMessage(kind uint8, r io.Reader, buf []byte) error {
-	n, err := io.ReadFull(r, buf)
-	end := errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
-	if err != nil && !end {
+	var tail []byte // see wsevents.CheckUTF8
+	read := func() (n int, end bool, err error) {
+		n, err = io.ReadFull(r, buf)
+		end = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if err != nil && !end {
+			return n, end, err
+		}
+		if kind == frame.MessageText {
+			ok := false
+			if tail, ok = wsevents.CheckUTF8(tail, buf[:n], end); !ok {
+				return n, end, errNotUTF8
+			}
+		}
+		return n, end, nil
+	}
+	n, end, err := read()
+	if err != nil {
 		return err
 	}
 	v, part := u.judge(kind, buf[:n])
@@ -238,13 +255,14 @@ func (u *upstream) relayMessage(kind uint8, r io.Reader, buf []byte) error {
 		if err := u.toClient(kind, part, !end); err != nil || end {
 			return err
 		}
-		n, err := io.ReadFull(r, buf)
-		if end = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF); err != nil && !end {
+		if n, end, err = read(); err != nil {
 			return err
 		}
 		part = buf[:n]
 	}
 }
+
+var errNotUTF8 = errors.New("text message is not UTF-8")
 
 // maxControlMessage is more than a control message may have, so that one that is
 // too large is seen to be.

@@ -345,6 +345,9 @@ func (w *overSession) answered(a asked) error {
 // deliver passes on what the origin said.
 func (w *overSession) deliver(o wsoverhttp.Outcome) error {
 	for _, e := range o.Events {
+		if (e.Type == wsevents.Ping || e.Type == wsevents.Pong) && len(e.Content) > 125 {
+			return originBroke(fmt.Errorf("%s of %d bytes", e.Type, len(e.Content)))
+		}
 		var err error
 		switch e.Type {
 		case wsevents.Text:

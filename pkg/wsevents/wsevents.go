@@ -15,6 +15,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strconv"
+	"unicode/utf8"
 )
 
 // ContentType is the media type of an events body. Responses must carry exactly
@@ -160,4 +161,24 @@ func parseSize(b []byte) (int, error) {
 		n = n<<4 | int(c)
 	}
 	return n, nil
+}
+
+// CheckUTF8 checks one part of a text message. tail is what the part before it
+// left of a character; it returns what this one leaves, and whether all is UTF-8.
+func CheckUTF8(tail, p []byte, end bool) ([]byte, bool) {
+	if len(tail) > 0 {
+		p = append(bytes.Clone(tail), p...)
+	}
+	n := len(p)
+	if !end { // a character at the end may not be whole
+		for back := 1; back <= min(utf8.UTFMax-1, n); back++ {
+			if utf8.RuneStart(p[n-back]) {
+				if !utf8.FullRune(p[n-back:]) {
+					n -= back
+				}
+				break
+			}
+		}
+	}
+	return bytes.Clone(p[n:]), utf8.Valid(p[:n])
 }

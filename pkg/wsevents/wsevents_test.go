@@ -135,3 +135,24 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+func TestCheckUTF8(t *testing.T) {
+	const text = "aé€😀z"
+	for cut := 0; cut <= len(text); cut++ {
+		tail, ok := CheckUTF8(nil, []byte(text[:cut]), false)
+		if !ok {
+			t.Fatalf("the first %d bytes are refused", cut)
+		}
+		if tail, ok = CheckUTF8(tail, []byte(text[cut:]), true); !ok || len(tail) != 0 {
+			t.Fatalf("cut at %d: ok %v, left over %q", cut, ok, tail)
+		}
+	}
+	for _, bad := range []string{"\xff", "a\xc3", "\xed\xa0\x80", "\xf8", "\xc0\x80"} {
+		if _, ok := CheckUTF8(nil, []byte(bad), true); ok {
+			t.Errorf("%q is accepted", bad)
+		}
+	}
+	if _, ok := CheckUTF8([]byte("\xc3"), []byte("a"), false); ok {
+		t.Error("a character that is not continued is accepted")
+	}
+}
