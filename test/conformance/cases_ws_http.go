@@ -233,6 +233,15 @@ func wohKeepBackCases() []*Case {
 		w.t.Equal("Content-Bytes-Replayed", r.Get("Content-Bytes-Replayed"), fmt.Sprint(replayed))
 		return r
 	}
+	// closing offers "abc" and a Close in one request.
+	closing := func(c *wsConn, w *wohOrigin) *wohRequest {
+		c.Send(wsText("go"))
+		r := w.Next()
+		c.Send(wsText("abc"), wsClose(1000, ""))
+		w.t.pause()
+		r.Answer("")
+		return w.Expect("TEXT 3\r\nabc\r\nCLOSE 2\r\n\x03\xe8\r\n")
+	}
 	cs := []*Case{
 		kept("C1", "bytes of several messages are kept and taken one after the other", newest, func(t *T, c *wsConn, w *wohOrigin) {
 			c.Send(wsText("go"))
@@ -292,16 +301,18 @@ func wohKeepBackCases() []*Case {
 			t.Equal("answer", fmt.Sprint(t.Command("refresh", tmap{{"cid", cid(t)}})["success"]), "true")
 			again(w, "TEXT 2\r\ncd\r\n", 2).Answer("")
 		}),
-		kept("C13", "a Close and all before it is accepted", newest, func(_ *T, c *wsConn, w *wohOrigin) {
-			keep(c, w, "abc", 0)
+		kept("C13", "a Close and all before it is accepted", "", func(_ *T, c *wsConn, w *wohOrigin) {
+			closing(c, w).Answer(closeEvent(1000, ""), "Content-Bytes-Accepted: 5")
+			c.ClosedWith(1000, "")
+		}),
+		kept("C-close", "what is kept goes with a Close", newest, func(_ *T, c *wsConn, w *wohOrigin) {
+			keep(c, w, "abc", 1)
 			c.Send(wsClose(1000, ""))
-			again(w, "TEXT 3\r\nabc\r\nCLOSE 2\r\n\x03\xe8\r\n", 3).Answer(closeEvent(1000, ""), "Content-Bytes-Accepted: 5")
+			again(w, "TEXT 2\r\nbc\r\nCLOSE 2\r\n\x03\xe8\r\n", 2).Answer(closeEvent(1000, ""))
 			c.ClosedWith(1000, "")
 		}),
 		kept("C15", "a part of what is before a Close is accepted", newest, func(_ *T, c *wsConn, w *wohOrigin) {
-			keep(c, w, "abc", 0)
-			c.Send(wsClose(1000, ""))
-			w.Expect("TEXT 3\r\nabc\r\nCLOSE 2\r\n\x03\xe8\r\n").Answer("", "Content-Bytes-Accepted: 2")
+			closing(c, w).Answer("", "Content-Bytes-Accepted: 2")
 			r := w.Expect("TEXT 1\r\nc\r\nCLOSE 2\r\n\x03\xe8\r\n")
 			r.Answer(closeEvent(1000, ""))
 			c.ClosedWith(1000, "")
@@ -321,10 +332,8 @@ func wohKeepBackCases() []*Case {
 		},
 	}
 	for id, n := range map[string]int{"3": 3, "4": 4} {
-		cs = append(cs, kept("C14-"+id, "a Close is accepted in part: "+id, newest, func(_ *T, c *wsConn, w *wohOrigin) {
-			keep(c, w, "abc", 0)
-			c.Send(wsClose(1000, ""))
-			w.Expect("TEXT 3\r\nabc\r\nCLOSE 2\r\n\x03\xe8\r\n").Answer("", fmt.Sprint("Content-Bytes-Accepted: ", n))
+		cs = append(cs, kept("C14-"+id, "a Close is accepted in part: "+id, "", func(_ *T, c *wsConn, w *wohOrigin) {
+			closing(c, w).Answer("", fmt.Sprint("Content-Bytes-Accepted: ", n))
 			c.Dropped()
 		}))
 	}

@@ -125,7 +125,7 @@ func wsControlCases() []*Case {
 		timed("I17", "a delayed message without content", "", second, second, []string{`"type":"send-delayed"`}, wsText("")),
 		timed("I17-ping", "a delayed ping", "", 0, second, []string{`"type":"send-delayed","content":"","message-type":"ping","timeout":1`}, wsPing("")),
 
-		ignored("I1", "notjson", "[]", "5", "{}", `{"type":"zz"}`, `{"type":5}`, "", `{"type":null}`, `{"type":"subscribe"`, "\xff"),
+		ignored("I1", "notjson", "[]", "5", "{}", `{"type":"zz"}`, `{"type":5}`, "", `{"type":null}`, `{"type":"subscribe"`),
 		ignored("I2", `{"type":"subscribe"}`, `{"type":"subscribe","channel":""}`, `{"type":"subscribe","channel":5}`, `{"type":"subscribe","channel":null}`,
 			`{"type":"unsubscribe"}`, `{"type":"unsubscribe","channel":"never"}`, `{"type":"set-meta"}`, `{"type":"set-meta","name":""}`, `{"type":"set-meta","name":"a","value":5}`,
 			`{"type":"keep-alive","content":"k","message-type":"zz","timeout":1}`),
@@ -230,14 +230,14 @@ func wsControlCases() []*Case {
 			c.Expect(wsText("1"), wsText("2"))
 		}),
 		{
-			ID: "ws-I18", Title: "a delayed message waits for the end of a relayed one", Source: wsSource + "8, Q21", Pushpin: "fatal: it is sent again and again, then the proxy aborts",
+			ID: "ws-I18", Title: "a delayed message within a relayed one", Source: wsSource + "8, Q21", Pushpin: "fatal: it is sent again and again, then the proxy aborts",
 			Run: func(t *T) {
 				c, o := t.wsPair("grip")
 				o.control(`"type":"send-delayed","content":"d","timeout":1`)
 				o.Send(wsText("m:" + pattern(20000)).more())
 				t.waitUntil(time.Now().Add(1500 * time.Millisecond))
 				o.Send(wsCont("f2"))
-				c.Expect(wsText(pattern(20000)+"f2"), wsText("d"))
+				c.ExpectAny(wsText(pattern(20000)+"f2"), wsText("d"))
 				o.Send(wsText("m:n"))
 				c.Expect(wsText("n"))
 				settle(c, o)
@@ -456,14 +456,15 @@ func wsDeliveryCases() []*Case {
 			t.Publish(wsItem(ch, pattern(800000)))
 			c.Expect(wsText(pattern(800000)))
 		}),
-		gripCase("K2", "a publication waits for the end of a relayed message", "8, Q2", "wrong: it is discarded", func(t *T, c, o *wsConn, ch string) {
+		gripCase("K2", "a publication within a relayed message", "8, Q2", "wrong: it is discarded", func(t *T, c, o *wsConn, ch string) {
 			o.subscribe(ch)
 			o.Send(wsText("m:" + pattern(20000)).more())
 			t.pause()
 			t.Publish(wsItem(ch, "pub"))
 			t.pause()
 			o.Send(wsCont("end"))
-			c.Expect(wsText(pattern(20000)+"end"), wsText("pub"))
+			// Whoever collects the message first may send the other before it.
+			c.ExpectAny(wsText(pattern(20000)+"end"), wsText("pub"))
 		}),
 		gripCase("K3", "300 items at once", "8, Q2", "wrong: most are discarded", func(t *T, c, o *wsConn, ch string) {
 			o.subscribe(ch)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -242,6 +243,18 @@ func (c *wsConn) message() (wsFrame, error) {
 	}
 }
 
+// ExpectAny expects these messages in any order.
+func (c *wsConn) ExpectAny(want ...wsFrame) {
+	for len(want) > 0 {
+		got := c.next(want[0].String())
+		i := slices.Index(want, got)
+		if i < 0 {
+			c.t.Fatalf("%s got %s, want %s", c.side(), got, want[0])
+		}
+		want = slices.Delete(want, i, i+1)
+	}
+}
+
 func (c *wsConn) side() string {
 	if c.server {
 		return "the origin"
@@ -333,6 +346,10 @@ func (c *wsConn) Dropped() {
 	}
 }
 
+// badReason is a code for Fails: that the reason in a Close frame is not UTF-8
+// may be called a fault of the protocol or of the content.
+const badReason uint16 = 1
+
 // Fails expects that the other side fails the connection (RFC 6455 section
 // 7.1.7) for that reason. The given messages may still come before, in this
 // order. Pushpin never says the reason.
@@ -350,6 +367,11 @@ func (c *wsConn) Fails(code uint16, before ...wsFrame) {
 		}
 		if c.t.OnPushpin() && ended(err) {
 			return
+		}
+		if code == badReason && strings.HasPrefix(m.data, wsClose(1002, "").data) {
+			code = 1002
+		} else if code == badReason {
+			code = 1007
 		}
 		if err != nil || m.op != opClose || !strings.HasPrefix(m.data, wsClose(code, "").data) {
 			c.t.Fatalf("%s got %s, want the connection to fail with %d", c.side(), outcome(m, err), code)

@@ -46,6 +46,17 @@ func (o *wsOrigin) Next() *wsConn {
 	}
 }
 
+// heldOrigin has the origin leave each request to the case.
+func (t *T) heldOrigin() <-chan *Exchange {
+	held := make(chan *Exchange, 1)
+	t.Origin(func(x *Exchange) {
+		held <- x
+		<-t.ctx.Done()
+		x.over = true
+	})
+	return held
+}
+
 // wsPair connects a client to the origin of the case, which answers with the
 // extension; "" is none.
 func (t *T) wsPair(extension string, header ...string) (client, origin *wsConn) {
