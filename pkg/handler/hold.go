@@ -68,11 +68,14 @@ type hold struct {
 	id      uint64
 	sendSeq uint64 // of the next frame to connmgr
 	subs    []sub  // never grows: subscriptions point into it
-	route   unique.Handle[string]
-	prefix  unique.Handle[string]
-	connID  string
-	addr    string // of the client
-	meta    []frame.Field
+	// asks says that some subscription has a filter that asks an HTTP service. An
+	// item of another channel must not overtake one that waits for the answer.
+	asks   bool
+	route  unique.Handle[string]
+	prefix unique.Handle[string]
+	connID string
+	addr   string // of the client
+	meta   []frame.Field
 	// base is what a body-patch is applied to; "" if it could not be. Most
 	// long-polls of a site have the same timeout body, and share it here.
 	base unique.Handle[string]
@@ -192,7 +195,7 @@ func needsMore(a *frame.Accept) bool {
 
 // isTracked reports whether a subscription must be looked at one by one.
 func (h *hold) isTracked(sb *sub) bool {
-	return sb.hasLast || len(sb.filters) > 0 || h.cors && h.mode == frame.ModeResponse || h.follows()
+	return sb.hasLast || len(sb.filters) > 0 || h.asks || h.cors && h.mode == frame.ModeResponse || h.follows()
 }
 
 // follows reports whether the hold has a next link.
@@ -216,6 +219,7 @@ func (h *hold) groups() []string {
 func (s *Server) subscribe(h *hold, channels []frame.Channel) (first []string) {
 	old := h.subs
 	h.subs = make([]sub, len(channels))
+	h.asks = false
 	for i := range channels {
 		c, sb := &channels[i], &h.subs[i]
 		s.joined++
@@ -224,10 +228,13 @@ func (s *Server) subscribe(h *hold, channels []frame.Channel) (first []string) {
 		for _, f := range c.Filters {
 			if filter.Known(f) && len(sb.filters) < filter.MaxPerChannel {
 				sb.filters = append(sb.filters, f)
+				h.asks = h.asks || f == filter.HTTPCheck || f == filter.HTTPModify
 			}
 		}
-		if s.join(h, sb, c.Name) {
-			first = append(first, c.Name)
+	}
+	for i := range channels { // now that it is known whether h asks
+		if s.join(h, &h.subs[i], channels[i].Name) {
+			first = append(first, channels[i].Name)
 		}
 	}
 	s.subs += len(h.subs)
