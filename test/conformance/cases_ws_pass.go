@@ -510,14 +510,15 @@ func wsFrameCases() []*Case {
 			Run: func(t *T) {
 				c, o := t.wsPair("grip")
 				var up, down []wsFrame
+				fill := pattern(1000)
 				for i := range 200 {
-					up = append(up, wsText(fmt.Sprint(i, pattern(1000))))
-					down = append(down, wsText(fmt.Sprint("m:", i, pattern(1000))))
+					up = append(up, wsText(fmt.Sprint(i, fill)))
+					down = append(down, wsText(fmt.Sprint("m:", i, fill)))
 				}
 				go c.Send(up...)
 				go o.Send(down...)
 				for i := range 200 {
-					c.Expect(wsText(fmt.Sprint(i, pattern(1000))))
+					c.Expect(wsText(fmt.Sprint(i, fill)))
 					o.Expect(up[i])
 				}
 			},
@@ -526,12 +527,13 @@ func wsFrameCases() []*Case {
 			ID: "ws-F-slow", Title: "a client that reads late loses nothing of what is relayed", Source: wsSource + "5.3", Limit: 40 * time.Second,
 			Run: func(t *T) {
 				c, o := t.wsPair("grip")
-				const each, total = 10000, 1000
+				const total = 1000
+				fill := pattern(10000)
 				sent := make(chan struct{})
 				go func() {
 					defer close(sent)
 					for i := range total {
-						o.Send(wsText(fmt.Sprintf("m:%06d", i) + pattern(each)))
+						o.Send(wsText(fmt.Sprintf("m:%06d", i) + fill))
 					}
 				}()
 				// 10 MB do not fit into the buffers in between.
@@ -540,7 +542,7 @@ func wsFrameCases() []*Case {
 				case <-time.After(500 * time.Millisecond):
 				}
 				for i := range total {
-					c.Expect(wsText(fmt.Sprintf("%06d", i) + pattern(each)))
+					c.Expect(wsText(fmt.Sprintf("%06d", i) + fill))
 				}
 			},
 		},

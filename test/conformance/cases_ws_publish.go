@@ -416,7 +416,13 @@ func wsDeliveryCases() []*Case {
 	// network filters ask the second origin.
 	network := func(id, title, filter, answer, want string) *Case {
 		return gripCase(id, title, "4.5", "newest: since 2.0", func(t *T, c, o *wsConn, ch string) {
-			t.origins[1].handle(func(x *Exchange) { x.Send(answer) })
+			t.origins[1].handle(func(x *Exchange) {
+				select { // what is published next has to wait for this
+				case <-time.After(200 * time.Millisecond):
+				case <-t.ctx.Done():
+				}
+				x.Send(answer)
+			})
 			o.control(`"type":"set-meta","name":"url","value":` + quote("http://"+t.origins[1].addr()+"/check"))
 			o.subscribe(ch, `"filters":["`+filter+`"]`)
 			o.subscribe(ch + "-end")
