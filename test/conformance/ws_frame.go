@@ -92,10 +92,22 @@ func (f wsFrame) encode(masked bool) []byte {
 	b[1] |= 0x80
 	mask := [4]byte{0x37, 0xfa, 0x21, 0x3d}
 	b = append(b, mask[:]...)
-	for i := range len(f.data) {
-		b = append(b, f.data[i]^mask[i%4])
-	}
+	at := len(b)
+	b = append(b, f.data...)
+	xor(b[at:], mask)
 	return b
+}
+
+// xor masks and unmasks.
+func xor(b []byte, mask [4]byte) {
+	word := uint64(binary.LittleEndian.Uint32(mask[:]))
+	word |= word << 32
+	for ; len(b) >= 8; b = b[8:] {
+		binary.LittleEndian.PutUint64(b, binary.LittleEndian.Uint64(b)^word)
+	}
+	for i := range b {
+		b[i] ^= mask[i%4]
+	}
 }
 
 // wsConn is one end of a WebSocket, client or origin, that a case plays.
@@ -107,7 +119,8 @@ type wsConn struct {
 	head   *Response // the client's: answer to the handshake
 	req    *Request  // the origin's: handshake
 
-	pending *wsFrame // message of which more frames are to come
+	pending *wsFrame // message of which more frames are to come, and what
+	parts   []byte   // there is of it
 	closing bool     // a Close frame was sent
 	lax     bool     // the content of Close frames is not looked at
 	broken  error    // of a write
@@ -182,9 +195,7 @@ func (c *wsConn) read() (wsFrame, error) {
 		return f, cut(err)
 	}
 	if masked {
-		for i := range data {
-			data[i] ^= mask[i%4]
-		}
+		xor(data, mask)
 	}
 	f.data = string(data)
 	return f, c.checkFrame(f)
@@ -221,18 +232,17 @@ func (c *wsConn) message() (wsFrame, error) {
 			return f, err
 		}
 		if c.pending == nil {
-			c.pending = &wsFrame{op: f.op, rsv: f.rsv, data: f.data}
-		} else {
-			c.pending.data += f.data
+			c.pending = &wsFrame{op: f.op, rsv: f.rsv}
 		}
-		if len(c.pending.data) > maxMessage {
+		if c.parts = append(c.parts, f.data...); len(c.parts) > maxMessage {
 			return f, errors.New("an endless message")
 		}
 		if f.open {
 			continue
 		}
 		m := *c.pending
-		c.pending = nil
+		m.data = string(c.parts)
+		c.pending, c.parts = nil, c.parts[:0]
 		if m.rsv != 0 {
 			m.rsv = 0
 			if m.data, err = c.unpack.text(m.data); err != nil {
