@@ -79,7 +79,7 @@ type place struct {
 
 func newPlace(t *testing.T) *place {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "hf") //nolint:usetesting // a socket may have 103 characters, and t.TempDir has most of them
+	dir, err := os.MkdirTemp("", "hf") // a socket may have 103 characters, and t.TempDir has most of them
 	if err != nil {
 		t.Fatal(err)
 	}

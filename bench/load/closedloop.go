@@ -23,7 +23,6 @@ type requests struct {
 	bytes    uint64
 	counting bool
 	stopped  bool
-	last     time.Duration
 }
 
 // requester is one connection of the loop. It is opened again when it breaks.

@@ -152,7 +152,6 @@ func local(port int) netip.AddrPort {
 func waitFor(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	last := errors.New("not tried")
 	client := &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	for {
 		resp, err := client.Get(url)
@@ -164,10 +163,9 @@ func waitFor(ctx context.Context, url string) error {
 			}
 			err = fmt.Errorf("status %d", resp.StatusCode)
 		}
-		last = err
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("waiting for %s: %w", url, last)
+			return fmt.Errorf("waiting for %s: %w", url, err)
 		case <-time.After(100 * time.Millisecond):
 		}
 	}

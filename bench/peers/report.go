@@ -98,6 +98,7 @@ func publishes(l *result.Load) float64 { return l.Burst.PublishesPerSecond }
 func lostShare(l *result.Load) float64 {
 	return 100 * (1 - float64(l.Burst.Delivered)/float64(max(l.Burst.Expected, 1)))
 }
+
 func readyShare(l *result.Load) float64 {
 	return 100 * float64(l.Setup.Ready) / float64(l.Setup.Asked)
 }

@@ -15,8 +15,10 @@ func BenchmarkRequests(b *testing.B) {
 	r := newRig(b)
 	r.far("proxy.0", func(f *far, got frame.Frame) bool {
 		if req, ok := got.(*frame.Request); ok {
-			f.send(&frame.Response{ID: req.ID, Code: 200, Reason: "OK", BodyLen: 5, Body: []byte("hello"),
-				Header: []frame.Field{{Name: "Content-Type", Value: "text/plain"}, {Name: "Content-Length", Value: "5"}}})
+			f.send(&frame.Response{
+				ID: req.ID, Code: 200, Reason: "OK", BodyLen: 5, Body: []byte("hello"),
+				Header: []frame.Field{{Name: "Content-Type", Value: "text/plain"}, {Name: "Content-Length", Value: "5"}},
+			})
 		}
 		return true
 	})

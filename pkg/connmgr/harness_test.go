@@ -169,8 +169,10 @@ func echo(f *far, got frame.Frame) bool {
 		return false
 	}
 	body := []byte(req.Method + " " + req.URI + " " + string(req.Body))
-	f.send(&frame.Response{ID: req.ID, Code: 200, Reason: "OK", BodyLen: int64(len(body)), Body: body,
-		Header: []frame.Field{{Name: "X-Host", Value: req.Host}}})
+	f.send(&frame.Response{
+		ID: req.ID, Code: 200, Reason: "OK", BodyLen: int64(len(body)), Body: body,
+		Header: []frame.Field{{Name: "X-Host", Value: req.Host}},
+	})
 	return true
 }
 

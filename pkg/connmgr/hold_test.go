@@ -150,8 +150,10 @@ func TestStreamHoldCredits(t *testing.T) {
 }
 
 func (f *far) response(groups ...string) frame.Hold {
-	return frame.Hold{Mode: frame.ModeResponse, Millis: 3_600_000, Code: 200, Reason: "OK", Body: []byte("timeout\n"), Groups: groups,
-		Header: []frame.Field{{Name: "X-A", Value: "1"}, {Name: "X-B", Value: "o"}, {Name: "Content-Type", Value: "text/plain"}}, Record: []byte("rec")}
+	return frame.Hold{
+		Mode: frame.ModeResponse, Millis: 3_600_000, Code: 200, Reason: "OK", Body: []byte("timeout\n"), Groups: groups,
+		Header: []frame.Field{{Name: "X-A", Value: "1"}, {Name: "X-B", Value: "o"}, {Name: "Content-Type", Value: "text/plain"}}, Record: []byte("rec"),
+	}
 }
 
 func TestResponseHold(t *testing.T) {
@@ -160,18 +162,28 @@ func TestResponseHold(t *testing.T) {
 		deliver            frame.Deliver
 		change             func(*frame.Hold)
 	}{
-		{name: "merge", want: "HTTP/1.1 201 Created\r\nX-A: 1\r\nx-b: 2\r\nContent-Type: text/html\r\ncontent-length: 4\r\n\r\nhey\n",
-			deliver: frame.Deliver{Code: 201, Body: []byte("hey\n"), Header: []frame.Field{{Name: "x-b", Value: "2"}, {Name: "Content-Type", Value: "text/html"}, {Name: "Grip-Foo", Value: "x"}, {Name: "Transfer-Encoding", Value: "chunked"}, {Name: "Connection", Value: "close"}, {Name: "content-length", Value: "99"}}}},
-		{name: "expose", want: "HTTP/1.1 200 OK\r\nX-A: 1\r\nX-C: 3\r\nContent-Length: 0\r\n\r\n",
-			deliver: frame.Deliver{Expose: []string{"x-a", "x-c"}, Header: []frame.Field{{Name: "X-C", Value: "3"}}}},
+		{
+			name: "merge", want: "HTTP/1.1 201 Created\r\nX-A: 1\r\nx-b: 2\r\nContent-Type: text/html\r\ncontent-length: 4\r\n\r\nhey\n",
+			deliver: frame.Deliver{Code: 201, Body: []byte("hey\n"), Header: []frame.Field{{Name: "x-b", Value: "2"}, {Name: "Content-Type", Value: "text/html"}, {Name: "Grip-Foo", Value: "x"}, {Name: "Transfer-Encoding", Value: "chunked"}, {Name: "Connection", Value: "close"}, {Name: "content-length", Value: "99"}}},
+		},
+		{
+			name: "expose", want: "HTTP/1.1 200 OK\r\nX-A: 1\r\nX-C: 3\r\nContent-Length: 0\r\n\r\n",
+			deliver: frame.Deliver{Expose: []string{"x-a", "x-c"}, Header: []frame.Field{{Name: "X-C", Value: "3"}}},
+		},
 		{name: "204", want: "HTTP/1.1 204 No Content\r\nX-A: 1\r\nX-B: o\r\nContent-Type: text/plain\r\n\r\n", deliver: frame.Deliver{Code: 204, Body: []byte("hey\n")}},
-		{name: "head", method: "HEAD", want: "HTTP/1.1 299 Words\r\nX-A: 1\r\nX-B: o\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n",
-			deliver: frame.Deliver{Code: 299, Reason: "Words", Body: []byte("hey\n")}},
-		{name: "jsonp", want: "HTTP/1.1 200 OK\r\nX-A: 1\r\nX-B: o\r\nContent-Type: application/javascript\r\nContent-Length: 118\r\n\r\n" +
-			`/**/cb({"body":"<hey>\n","code":201,"headers":{"Content-Type":"text/plain","X-A":"1","X-B":"o"},"reason":"Created"});` + "\n",
-			deliver: frame.Deliver{Code: 201, Body: []byte("<hey>\n")}, change: func(f *frame.Hold) { f.JSONP, f.JSONPMode = "cb", 1 }},
-		{name: "jsonp basic", want: "HTTP/1.1 200 OK\r\nX-A: 1\r\nX-B: o\r\nContent-Type: application/javascript\r\nContent-Length: 17\r\n\r\n/**/cb({\"a\":1});\n",
-			deliver: frame.Deliver{Code: 201, Body: []byte("{\"a\":1}\r\n")}, change: func(f *frame.Hold) { f.JSONP, f.JSONPMode = "cb", 2 }},
+		{
+			name: "head", method: "HEAD", want: "HTTP/1.1 299 Words\r\nX-A: 1\r\nX-B: o\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\n",
+			deliver: frame.Deliver{Code: 299, Reason: "Words", Body: []byte("hey\n")},
+		},
+		{
+			name: "jsonp", want: "HTTP/1.1 200 OK\r\nX-A: 1\r\nX-B: o\r\nContent-Type: application/javascript\r\nContent-Length: 118\r\n\r\n" +
+				`/**/cb({"body":"<hey>\n","code":201,"headers":{"Content-Type":"text/plain","X-A":"1","X-B":"o"},"reason":"Created"});` + "\n",
+			deliver: frame.Deliver{Code: 201, Body: []byte("<hey>\n")}, change: func(f *frame.Hold) { f.JSONP, f.JSONPMode = "cb", 1 },
+		},
+		{
+			name: "jsonp basic", want: "HTTP/1.1 200 OK\r\nX-A: 1\r\nX-B: o\r\nContent-Type: application/javascript\r\nContent-Length: 17\r\n\r\n/**/cb({\"a\":1});\n",
+			deliver: frame.Deliver{Code: 201, Body: []byte("{\"a\":1}\r\n")}, change: func(f *frame.Hold) { f.JSONP, f.JSONPMode = "cb", 2 },
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newRig(t)
@@ -286,14 +298,22 @@ func TestFinishAndCancel(t *testing.T) {
 		{"finish response", false, func(id uint64) frame.Frame {
 			return &frame.Finish{ID: id, Seq: 1, Code: 502, Reason: "Bad", Body: []byte("x")}
 		}, "HTTP/1.1 502 Bad\r\nContent-Length: 1\r\n\r\nx", true, frame.ReasonFinished},
-		{"cancel response", false, func(id uint64) frame.Frame { return &frame.Cancel{ID: id, Seq: 1, Reason: frame.ReasonInternal} },
-			"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nContent-Length: 32\r\n\r\nError while proxying to origin.\n", true, 0},
-		{"finish stream", true, func(id uint64) frame.Frame { return &frame.Finish{ID: id, Seq: 1, Body: []byte("x")} },
-			streamHead + chunk("x") + "0\r\n\r\n", true, frame.ReasonFinished},
-		{"abort stream", true, func(id uint64) frame.Frame { return &frame.Finish{ID: id, Seq: 1, Body: []byte("x"), Abort: true} },
-			streamHead + chunk("x"), false, frame.ReasonOriginFailed},
-		{"cancel stream", true, func(id uint64) frame.Frame { return &frame.Cancel{ID: id, Seq: 1, Reason: frame.ReasonInternal} },
-			streamHead, false, 0},
+		{
+			"cancel response", false, func(id uint64) frame.Frame { return &frame.Cancel{ID: id, Seq: 1, Reason: frame.ReasonInternal} },
+			"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nContent-Length: 32\r\n\r\nError while proxying to origin.\n", true, 0,
+		},
+		{
+			"finish stream", true, func(id uint64) frame.Frame { return &frame.Finish{ID: id, Seq: 1, Body: []byte("x")} },
+			streamHead + chunk("x") + "0\r\n\r\n", true, frame.ReasonFinished,
+		},
+		{
+			"abort stream", true, func(id uint64) frame.Frame { return &frame.Finish{ID: id, Seq: 1, Body: []byte("x"), Abort: true} },
+			streamHead + chunk("x"), false, frame.ReasonOriginFailed,
+		},
+		{
+			"cancel stream", true, func(id uint64) frame.Frame { return &frame.Cancel{ID: id, Seq: 1, Reason: frame.ReasonInternal} },
+			streamHead, false, 0,
+		},
 		{"gap", true, func(id uint64) frame.Frame { return &frame.Finish{ID: id, Seq: 1000} }, streamHead, false, frame.ReasonGap},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -32,20 +32,28 @@ func TestRequests(t *testing.T) {
 		{"get", "GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n", echoed("GET /a?b "), true},
 		{"close", "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n", echoedClose("GET / "), false},
 		{"body", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\nhello", echoed("POST / hello"), true},
-		{"pipelined", "GET /1 HTTP/1.1\r\nHost: h\r\n\r\nPOST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nxyGET /3 HTTP/1.1\r\nHost: h\r\n\r\n",
-			echoed("GET /1 ") + echoed("POST /2 xy") + echoed("GET /3 "), true},
+		{
+			"pipelined", "GET /1 HTTP/1.1\r\nHost: h\r\n\r\nPOST /2 HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nxyGET /3 HTTP/1.1\r\nHost: h\r\n\r\n",
+			echoed("GET /1 ") + echoed("POST /2 xy") + echoed("GET /3 "), true,
+		},
 		{"head", "HEAD / HTTP/1.1\r\nHost: h\r\n\r\nGET /2 HTTP/1.1\r\nHost: h\r\n\r\n", echoHead + "\r\n" + echoed("GET /2 "), true},
-		{"1.0", "GET / HTTP/1.0\r\nHost: h\r\n\r\n",
-			"HTTP/1.0 200 OK\r\nX-Host: h\r\nContent-Length: 6\r\nConnection: close\r\n\r\nGET / ", false},
-		{"1.0 keep-alive", "GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n",
-			"HTTP/1.0 200 OK\r\nX-Host: h\r\nContent-Length: 6\r\nConnection: keep-alive\r\n\r\nGET / ", true},
+		{
+			"1.0", "GET / HTTP/1.0\r\nHost: h\r\n\r\n",
+			"HTTP/1.0 200 OK\r\nX-Host: h\r\nContent-Length: 6\r\nConnection: close\r\n\r\nGET / ", false,
+		},
+		{
+			"1.0 keep-alive", "GET / HTTP/1.0\r\nHost: h\r\nConnection: keep-alive\r\n\r\n",
+			"HTTP/1.0 200 OK\r\nX-Host: h\r\nContent-Length: 6\r\nConnection: keep-alive\r\n\r\nGET / ", true,
+		},
 		{"absolute form", "GET http://h/x HTTP/1.1\r\nHost: other\r\n\r\n", echoed("GET /x "), true},
 		{"not http", "\x16\x03\x01\x02\x00\x01\x00", text("400 Bad Request", "not an HTTP request"), false},
 		{"no host", "GET / HTTP/1.1\r\n\r\n", "HTTP/1.1 400 Bad Request\r\n", false},
 		{"two lengths", "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nxx", "HTTP/1.1 400 Bad Request\r\n", false},
 		{"head too large", "GET / HTTP/1.1\r\nHost: h\r\nX: " + strings.Repeat("x", 9000) + "\r\n\r\n", "HTTP/1.1 431 ", false},
-		{"bad handshake", "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
-			text("400 Bad Request", `Request contained an Upgrade header with value "websocket" but the request was not a valid WebSocket request.`), false},
+		{
+			"bad handshake", "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+			text("400 Bad Request", `Request contained an Upgrade header with value "websocket" but the request was not a valid WebSocket request.`), false,
+		},
 		{"bad chunk", "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "HTTP/1.1 400 Bad Request\r\n", false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -94,86 +102,114 @@ func TestResponses(t *testing.T) {
 		end                         bool
 		reset                       bool
 	}{
-		{"known length in parts", "GET", "1.1", "HTTP/1.1 201 Custom Words\r\nx-CASE: 1\r\ncontent-length: 5\r\nX-After: 2\r\n\r\nhello",
+		{
+			"known length in parts", "GET", "1.1", "HTTP/1.1 201 Custom Words\r\nx-CASE: 1\r\ncontent-length: 5\r\nX-After: 2\r\n\r\nhello",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{
 					&frame.Response{ID: id, Code: 201, Reason: "Custom Words", Header: x, BodyLen: 5, Body: []byte("he"), More: true},
 					&frame.Body{ID: id, Seq: 1, Data: []byte("llo")},
 				}
-			}, false, false},
-		{"chunked with trailer", "GET", "1.1", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\nT: v\r\n\r\n",
+			}, false, false,
+		},
+		{
+			"chunked with trailer", "GET", "1.1", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3\r\nllo\r\n0\r\nT: v\r\n\r\n",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{
 					&frame.Response{ID: id, Code: 200, Reason: "OK", BodyLen: -1, Body: []byte("he"), More: true},
 					&frame.Body{ID: id, Seq: 1, Data: []byte("llo"), More: true},
 					&frame.Body{ID: id, Seq: 2, Trailer: []frame.Field{{Name: "T", Value: "v"}}},
 				}
-			}, false, false},
-		{"out of order", "GET", "1.1", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n",
+			}, false, false,
+		},
+		{
+			"out of order", "GET", "1.1", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n1\r\nb\r\n0\r\n\r\n",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{
 					&frame.Body{ID: id, Seq: 2, Data: []byte("b")},
 					&frame.Body{ID: id, Seq: 1, Data: []byte("a"), More: true},
 					&frame.Response{ID: id, Code: 200, Reason: "OK", BodyLen: -1, More: true},
 				}
-			}, false, false},
-		{"unknown length, 1.0", "GET", "1.0", "HTTP/1.0 200 OK\r\nConnection: close\r\n\r\nhello",
+			}, false, false,
+		},
+		{
+			"unknown length, 1.0", "GET", "1.0", "HTTP/1.0 200 OK\r\nConnection: close\r\n\r\nhello",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{
 					&frame.Response{ID: id, Code: 200, Reason: "OK", BodyLen: -1, Body: []byte("he"), More: true},
 					&frame.Body{ID: id, Seq: 1, Data: []byte("llo")},
 				}
-			}, true, false},
-		{"head keeps the length", "HEAD", "1.1", "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n",
+			}, true, false,
+		},
+		{
+			"head keeps the length", "HEAD", "1.1", "HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{&frame.Response{ID: id, Code: 200, Reason: "OK", Header: []frame.Field{{Name: "Content-Length", Value: "1234"}}}}
-			}, false, false},
-		{"204", "GET", "1.1", "HTTP/1.1 204 No Content\r\n\r\n",
+			}, false, false,
+		},
+		{
+			"204", "GET", "1.1", "HTTP/1.1 204 No Content\r\n\r\n",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{&frame.Response{ID: id, Code: 204, Reason: "No Content", Header: []frame.Field{{Name: "Content-Length", Value: "0"}}}}
-			}, false, false},
-		{"304", "GET", "1.1", "HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n",
+			}, false, false,
+		},
+		{
+			"304", "GET", "1.1", "HTTP/1.1 304 Not Modified\r\nETag: x\r\n\r\n",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{&frame.Response{ID: id, Code: 304, Reason: "Not Modified", Header: []frame.Field{{Name: "ETag", Value: "x"}}}}
-			}, false, false},
-		{"empty", "GET", "1.1", "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n",
-			func(id uint64) []frame.Frame { return []frame.Frame{&frame.Response{ID: id, Code: 200}} }, false, false},
-		{"asked to close", "GET", "1.1", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+			}, false, false,
+		},
+		{
+			"empty", "GET", "1.1", "HTTP/1.1 200 \r\nContent-Length: 0\r\n\r\n",
+			func(id uint64) []frame.Frame { return []frame.Frame{&frame.Response{ID: id, Code: 200}} }, false, false,
+		},
+		{
+			"asked to close", "GET", "1.1", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{&frame.Response{ID: id, Code: 200, Reason: "OK", Close: true}}
-			}, true, false},
-		{"cancelled", "GET", "1.1", "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nContent-Length: 32\r\n\r\nError while proxying to origin.\n",
+			}, true, false,
+		},
+		{
+			"cancelled", "GET", "1.1", "HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/plain\r\nContent-Length: 32\r\n\r\nError while proxying to origin.\n",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{&frame.Cancel{ID: id, Reason: frame.ReasonOriginFailed}}
-			}, false, false},
-		{"cut, chunked", "GET", "1.1", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n",
+			}, false, false,
+		},
+		{
+			"cut, chunked", "GET", "1.1", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{
 					&frame.Response{ID: id, Code: 200, Reason: "OK", BodyLen: -1, Body: []byte("he"), More: true},
 					&frame.Cancel{ID: id, Seq: 1, Reason: frame.ReasonOriginFailed},
 				}
-			}, true, false},
-		{"cut, length", "GET", "1.1", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhe",
+			}, true, false,
+		},
+		{
+			"cut, length", "GET", "1.1", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhe",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{
 					&frame.Response{ID: id, Code: 200, Reason: "OK", BodyLen: 9, Body: []byte("he"), More: true},
 					&frame.Cancel{ID: id, Seq: 1, Reason: frame.ReasonOriginFailed},
 				}
-			}, true, false},
-		{"short of its length", "GET", "1.1", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhe",
+			}, true, false,
+		},
+		{
+			"short of its length", "GET", "1.1", "HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhe",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{
 					&frame.Response{ID: id, Code: 200, Reason: "OK", BodyLen: 9, More: true},
 					&frame.Body{ID: id, Seq: 1, Data: []byte("he")},
 				}
-			}, true, false},
-		{"cut, until close", "GET", "1.0", "",
+			}, true, false,
+		},
+		{
+			"cut, until close", "GET", "1.0", "",
 			func(id uint64) []frame.Frame {
 				return []frame.Frame{
 					&frame.Response{ID: id, Code: 200, Reason: "OK", BodyLen: -1, Body: []byte("he"), More: true},
 					&frame.Cancel{ID: id, Seq: 1, Reason: frame.ReasonOriginFailed},
 				}
-			}, true, true},
+			}, true, true,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			r := newRig(t)

@@ -90,8 +90,10 @@ func newMetrics() *metrics {
 	bytes("received_bytes_total", "Bytes read from clients.", &m.bytesIn)
 	bytes("sent_bytes_total", "Bytes written to clients.", &m.bytesOut)
 
-	holds := prometheus.NewGaugeVec(prometheus.GaugeOpts{Namespace: "holdfast", Subsystem: "connmgr", Name: "holds",
-		Help: "Held connections, by mode."}, []string{"mode"})
+	holds := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "holdfast", Subsystem: "connmgr", Name: "holds",
+		Help: "Held connections, by mode.",
+	}, []string{"mode"})
 	m.registered = append(m.registered, holds)
 	delivered := counters("deliveries_total", "Publications written to held clients as a whole, by mode.", "mode")
 	for mode := range m.holdsBy {

@@ -149,8 +149,12 @@ func (o *Options) validate() error {
 		name string
 		d    time.Duration
 	}{
-		{"HeaderTimeout", o.HeaderTimeout}, {"IdleTimeout", o.IdleTimeout}, {"BodyTimeout", o.BodyTimeout},
-		{"WriteTimeout", o.WriteTimeout}, {"ResponseTimeout", o.ResponseTimeout}, {"PeerWait", o.PeerWait},
+		{"HeaderTimeout", o.HeaderTimeout},
+		{"IdleTimeout", o.IdleTimeout},
+		{"BodyTimeout", o.BodyTimeout},
+		{"WriteTimeout", o.WriteTimeout},
+		{"ResponseTimeout", o.ResponseTimeout},
+		{"PeerWait", o.PeerWait},
 	} {
 		if v.d <= 0 {
 			bad("%s is %v, not above zero", v.name, v.d)

@@ -217,7 +217,8 @@ func TestWebSocketHandshakeKeepsTheOriginsFields(t *testing.T) {
 	c.send(wsRequest + "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
 	req := next[*frame.Request](r.p)
 	r.p.send(&frame.Response{ID: req.ID, Code: 101, Reason: "Fine", Header: []frame.Field{
-		{Name: "sEC-webSocket-PROTOCOL", Value: "chat"}, {Name: "Connection", Value: "x"}, {Name: "Content-Length", Value: "3"}, {Name: "Sec-WebSocket-Accept", Value: "x"}}})
+		{Name: "sEC-webSocket-PROTOCOL", Value: "chat"}, {Name: "Connection", Value: "x"}, {Name: "Content-Length", Value: "3"}, {Name: "Sec-WebSocket-Accept", Value: "x"},
+	}})
 	want := "HTTP/1.1 101 Fine\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" +
 		"sEC-webSocket-PROTOCOL: chat\r\n\r\n"
 	got := c.head()

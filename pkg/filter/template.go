@@ -123,7 +123,7 @@ func variable(directive byte, arg string, get func(string) (string, bool)) (stri
 	}
 	v, ok := get(arg)
 	if !ok {
-		return "", fmt.Errorf("No such variable '%s'", arg)
+		return "", fmt.Errorf("No such variable '%s'", arg) //nolint:staticcheck // the text is GRIP's
 	}
 	return v, nil
 }
@@ -208,7 +208,7 @@ func (f *Response) Write(piece []byte) ([]byte, error) {
 	}
 	return f.r.write(nil, piece, func(directive byte, arg string) (string, error) {
 		return idDirective(directive, arg, func() (string, error) {
-			return "", errors.New("No ID specified and no default ID in context")
+			return "", errors.New("No ID specified and no default ID in context") //nolint:staticcheck // the text is GRIP's
 		}, f.encode)
 	})
 }

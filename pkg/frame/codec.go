@@ -445,6 +445,7 @@ func keepAlive(c coder, v *KeepAlive) {
 
 // Type implements Frame.
 func (*Request) Type() Type { return TypeRequest }
+
 func (f *Request) fields(c coder) {
 	c.uint(&f.ID)
 	c.str(&f.Method)
@@ -469,6 +470,7 @@ func (f *Request) fields(c coder) {
 
 // Type implements Frame.
 func (*Response) Type() Type { return TypeResponse }
+
 func (f *Response) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)
@@ -483,6 +485,7 @@ func (f *Response) fields(c coder) {
 
 // Type implements Frame.
 func (*Body) Type() Type { return TypeBody }
+
 func (f *Body) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)
@@ -493,6 +496,7 @@ func (f *Body) fields(c coder) {
 
 // Type implements Frame.
 func (*Credit) Type() Type { return TypeCredit }
+
 func (f *Credit) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)
@@ -501,6 +505,7 @@ func (f *Credit) fields(c coder) {
 
 // Type implements Frame.
 func (*Cancel) Type() Type { return TypeCancel }
+
 func (f *Cancel) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)
@@ -510,6 +515,7 @@ func (f *Cancel) fields(c coder) {
 
 // Type implements Frame.
 func (*Accept) Type() Type { return TypeAccept }
+
 func (f *Accept) fields(c coder) {
 	xid(c, &f.X)
 	c.uint(&f.SendSeq)
@@ -560,6 +566,7 @@ func (f *Accept) fields(c coder) {
 
 // Type implements Frame.
 func (*Accepted) Type() Type { return TypeAccepted }
+
 func (f *Accepted) fields(c coder) {
 	xid(c, &f.X)
 	c.bool(&f.OK)
@@ -569,6 +576,7 @@ func (f *Accepted) fields(c coder) {
 
 // Type implements Frame.
 func (*Hold) Type() Type { return TypeHold }
+
 func (f *Hold) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)
@@ -590,6 +598,7 @@ func (f *Hold) fields(c coder) {
 
 // Type implements Frame.
 func (*Update) Type() Type { return TypeUpdate }
+
 func (f *Update) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)
@@ -600,6 +609,7 @@ func (f *Update) fields(c coder) {
 
 // Type implements Frame.
 func (*Finish) Type() Type { return TypeFinish }
+
 func (f *Finish) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)
@@ -612,6 +622,7 @@ func (f *Finish) fields(c coder) {
 
 // Type implements Frame.
 func (*Retry) Type() Type { return TypeRetry }
+
 func (f *Retry) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)
@@ -621,6 +632,7 @@ func (f *Retry) fields(c coder) {
 
 // Type implements Frame.
 func (*Deliver) Type() Type { return TypeDeliver }
+
 func (f *Deliver) fields(c coder) {
 	c.uint(&f.Pub)
 	u8(c, &f.Mode)
@@ -639,6 +651,7 @@ func (f *Deliver) fields(c coder) {
 
 // Type implements Frame.
 func (*Report) Type() Type { return TypeReport }
+
 func (f *Report) fields(c coder) {
 	list(c, &f.Outcomes, func(e *Outcome) {
 		c.group(func() {
@@ -654,6 +667,7 @@ func (f *Report) fields(c coder) {
 
 // Type implements Frame.
 func (*Closed) Type() Type { return TypeClosed }
+
 func (f *Closed) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)
@@ -663,6 +677,7 @@ func (f *Closed) fields(c coder) {
 
 // Type implements Frame.
 func (*Records) Type() Type { return TypeRecords }
+
 func (f *Records) fields(c coder) {
 	list(c, &f.Holds, func(e *Held) {
 		c.group(func() { c.uint(&e.ID); c.uint(&e.SendSeq); c.uint(&e.RecvSeq); c.bytes(&e.Record) })
@@ -672,6 +687,7 @@ func (f *Records) fields(c coder) {
 
 // Type implements Frame.
 func (*Fetch) Type() Type { return TypeFetch }
+
 func (f *Fetch) fields(c coder) {
 	c.uint(&f.Token)
 	c.str(&f.Method)
@@ -689,6 +705,7 @@ func (f *Fetch) fields(c coder) {
 
 // Type implements Frame.
 func (*Fetched) Type() Type { return TypeFetched }
+
 func (f *Fetched) fields(c coder) {
 	c.uint(&f.Token)
 	u16(c, &f.Code)
@@ -701,6 +718,7 @@ func (f *Fetched) fields(c coder) {
 
 // Type implements Frame.
 func (*Message) Type() Type { return TypeMessage }
+
 func (f *Message) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)
@@ -712,6 +730,7 @@ func (f *Message) fields(c coder) {
 
 // Type implements Frame.
 func (*Session) Type() Type { return TypeSession }
+
 func (f *Session) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)
@@ -721,6 +740,7 @@ func (f *Session) fields(c coder) {
 
 // Type implements Frame.
 func (*Control) Type() Type { return TypeControl }
+
 func (f *Control) fields(c coder) {
 	xid(c, &f.X)
 	u8(c, &f.Op)
@@ -735,6 +755,7 @@ func (f *Control) fields(c coder) {
 
 // Type implements Frame.
 func (*Tune) Type() Type { return TypeTune }
+
 func (f *Tune) fields(c coder) {
 	c.uint(&f.ID)
 	c.uint(&f.Seq)

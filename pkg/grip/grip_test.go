@@ -187,15 +187,20 @@ func TestCORS(t *testing.T) {
 		request, response, want [][2]string
 	}{
 		{
-			"C1", [][2]string{{"Origin", "http://o"}}, [][2]string{{"X-A", "1"}, {"x-a", "2"}, {"Etag", "e"}, {"Cache-Control", "c"}},
+			"C1",
+			[][2]string{{"Origin", "http://o"}},
+			[][2]string{{"X-A", "1"}, {"x-a", "2"}, {"Etag", "e"}, {"Cache-Control", "c"}},
 			[][2]string{{"Access-Control-Allow-Methods", methods}, {"Access-Control-Expose-Headers", "X-A, Etag"}, {"Access-Control-Allow-Credentials", "true"}, {"Access-Control-Allow-Origin", "http://o"}, {"Access-Control-Max-Age", "3600"}},
 		},
 		{
-			"C2", [][2]string{{"Access-Control-Request-Method", "PATCH"}, {"Access-Control-Request-Headers", "X-Q, , X-Z"}}, nil,
+			"C2",
+			[][2]string{{"Access-Control-Request-Method", "PATCH"}, {"Access-Control-Request-Headers", "X-Q, , X-Z"}},
+			nil,
 			[][2]string{{"Access-Control-Allow-Methods", "PATCH"}, {"Access-Control-Allow-Headers", "X-Q, X-Z"}, {"Access-Control-Allow-Credentials", "true"}, {"Access-Control-Allow-Origin", "*"}, {"Access-Control-Max-Age", "3600"}},
 		},
 		{
-			"C3", nil, [][2]string{{"Access-Control-Allow-Origin", "z"}},
+			"C3", nil,
+			[][2]string{{"Access-Control-Allow-Origin", "z"}},
 			[][2]string{{"Access-Control-Allow-Methods", methods}, {"Access-Control-Allow-Credentials", "true"}, {"Access-Control-Max-Age", "3600"}},
 		},
 	} {

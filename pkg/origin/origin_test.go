@@ -160,27 +160,58 @@ func TestDoSendsAsGiven(t *testing.T) {
 		req  Request
 		want string
 	}{
-		{"get", Request{Method: "GET", URI: "/a?b", Header: []frame.Field{field("x-B", "1"), field("hOsT", "h"), field("x-B", "2")}},
-			"GET /a?b HTTP/1.1\r\nx-B: 1\r\nhOsT: h\r\nx-B: 2\r\n\r\n"},
+		{
+			"get",
+			Request{Method: "GET", URI: "/a?b", Header: []frame.Field{field("x-B", "1"), field("hOsT", "h"), field("x-B", "2")}},
+			"GET /a?b HTTP/1.1\r\nx-B: 1\r\nhOsT: h\r\nx-B: 2\r\n\r\n",
+		},
 		{"host added", Request{Method: "GET"}, "GET / HTTP/1.1\r\nHost: HOST\r\n\r\n"},
-		{"length kept in its place", Request{Method: "PUT", URI: "/", Header: []frame.Field{field("content-length", "3"), field("Host", "h")}, BodyLen: 3, First: []byte("abc")},
-			"PUT / HTTP/1.1\r\ncontent-length: 3\r\nHost: h\r\n\r\nabc"},
-		{"length corrected", Request{Method: "PUT", URI: "/", Header: []frame.Field{field("Content-Length", "9"), field("Host", "h")}, BodyLen: 3, First: []byte("abc")},
-			"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"},
-		{"length for chunked", Request{Method: "PUT", URI: "/", Header: []frame.Field{field("Transfer-Encoding", "chunked"), field("Host", "h")}, BodyLen: 3, First: []byte("abc")},
-			"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc"},
-		{"no body of a POST", Request{Method: "POST", URI: "/", Header: []frame.Field{field("Host", "h")}},
-			"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n"},
-		{"chunked", Request{Method: "POST", URI: "/", Header: []frame.Field{field("Content-Length", "3"), field("Host", "h")}, BodyLen: http1.Chunked, First: []byte("abc"),
-			Trailer: func() []frame.Field { return []frame.Field{field("T", "u")} }},
-			"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: u\r\n\r\n"},
-		{"empty chunked", Request{Method: "POST", URI: "/", Header: []frame.Field{field("Host", "h")}, BodyLen: http1.Chunked},
-			"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"},
-		{"streamed", Request{Method: "POST", URI: "/", Header: []frame.Field{field("Host", "h")}, BodyLen: 6, First: []byte("abc"), Body: io.NopCloser(strings.NewReader("def"))},
-			"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nabcdef"},
-		{"streamed chunked", Request{Method: "POST", URI: "/", Header: []frame.Field{field("Host", "h")}, BodyLen: http1.Chunked, First: []byte("abc"), Body: io.NopCloser(strings.NewReader("defg")),
-			Trailer: func() []frame.Field { return []frame.Field{field("T", strings.Repeat("u", 99))} }},
-			"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\nT: " + strings.Repeat("u", 99) + "\r\n\r\n"},
+		{
+			"length kept in its place",
+			Request{Method: "PUT", URI: "/", Header: []frame.Field{field("content-length", "3"), field("Host", "h")}, BodyLen: 3, First: []byte("abc")},
+			"PUT / HTTP/1.1\r\ncontent-length: 3\r\nHost: h\r\n\r\nabc",
+		},
+		{
+			"length corrected",
+			Request{Method: "PUT", URI: "/", Header: []frame.Field{field("Content-Length", "9"), field("Host", "h")}, BodyLen: 3, First: []byte("abc")},
+			"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
+		},
+		{
+			"length for chunked",
+			Request{Method: "PUT", URI: "/", Header: []frame.Field{field("Transfer-Encoding", "chunked"), field("Host", "h")}, BodyLen: 3, First: []byte("abc")},
+			"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\nabc",
+		},
+		{
+			"no body of a POST",
+			Request{Method: "POST", URI: "/", Header: []frame.Field{field("Host", "h")}},
+			"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+		},
+		{
+			"chunked",
+			Request{
+				Method: "POST", URI: "/", Header: []frame.Field{field("Content-Length", "3"), field("Host", "h")}, BodyLen: http1.Chunked, First: []byte("abc"),
+				Trailer: func() []frame.Field { return []frame.Field{field("T", "u")} },
+			},
+			"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nT: u\r\n\r\n",
+		},
+		{
+			"empty chunked",
+			Request{Method: "POST", URI: "/", Header: []frame.Field{field("Host", "h")}, BodyLen: http1.Chunked},
+			"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+		},
+		{
+			"streamed",
+			Request{Method: "POST", URI: "/", Header: []frame.Field{field("Host", "h")}, BodyLen: 6, First: []byte("abc"), Body: io.NopCloser(strings.NewReader("def"))},
+			"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 6\r\n\r\nabcdef",
+		},
+		{
+			"streamed chunked",
+			Request{
+				Method: "POST", URI: "/", Header: []frame.Field{field("Host", "h")}, BodyLen: http1.Chunked, First: []byte("abc"), Body: io.NopCloser(strings.NewReader("defg")),
+				Trailer: func() []frame.Field { return []frame.Field{field("T", strings.Repeat("u", 99))} },
+			},
+			"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n4\r\ndefg\r\n0\r\nT: " + strings.Repeat("u", 99) + "\r\n\r\n",
+		},
 	}
 	target := listen(t, func(p *peer) {
 		p.br = bufio.NewReader(io.TeeReader(p, &got))

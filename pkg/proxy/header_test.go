@@ -31,22 +31,26 @@ func TestHeaderRules(t *testing.T) {
 		in, want string
 	}{
 		{
-			"R1: Grip fields of clients", headerRules{grip: true, sig: "tok"},
+			"R1: Grip fields of clients",
+			headerRules{grip: true, sig: "tok"},
 			"A: 1\nGrip-Sig: abc\ngrip-foo: 1\nGrip-Last: a; last-id=1", "A: 1\nGrip-Sig: tok\n" + feature,
 		},
 		{"R2: no_grip", headerRules{sig: ""}, "Grip-Sig: abc\nGrip-Foo: 1\nA: 1", "A: 1"},
 		{
-			"R4: trusted", headerRules{grip: true, trusted: true, last: []frame.LastID{{Channel: "c"}}},
+			"R4: trusted",
+			headerRules{grip: true, trusted: true, last: []frame.LastID{{Channel: "c"}}},
 			"Grip-Sig: abc\nGrip-Feature: zz\nAccept-Encoding: gzip", "Grip-Sig: abc\nGrip-Feature: zz\nAccept-Encoding: gzip",
 		},
 		{"unsigned", headerRules{grip: true}, "A: 1", "A: 1\n" + feature},
 		{
-			"retry", headerRules{grip: true, last: []frame.LastID{{Channel: "a", ID: "1"}, {Channel: "b", ID: "2;3"}}},
+			"retry",
+			headerRules{grip: true, last: []frame.LastID{{Channel: "a", ID: "1"}, {Channel: "b", ID: "2;3"}}},
 			"", feature + "\nGrip-Last: a; last-id=1\nGrip-Last: b; last-id=\"2;3\"",
 		},
 		{"R6: forwarded for, merged", headerRules{}, "X-Forwarded-For: 1.1.1.1\nA: 1\nx-forwarded-for: 5.5.5.5, 9.9.9.9", "A: 1\nX-Forwarded-For: 1.1.1.1, 5.5.5.5, 9.9.9.9"},
 		{
-			"R7: truncate and append", headerRules{forwardedFor: ForwardedFor{Truncate: true, Keep: 1, Append: true}, peer: "127.0.0.1"},
+			"R7: truncate and append",
+			headerRules{forwardedFor: ForwardedFor{Truncate: true, Keep: 1, Append: true}, peer: "127.0.0.1"},
 			"X-Forwarded-For: 1.1.1.1, 2.2.2.2", "X-Forwarded-For: 2.2.2.2, 127.0.0.1",
 		},
 		{"R8: truncate all", headerRules{forwardedFor: ForwardedFor{Truncate: true}}, "X-Forwarded-For: 1.1.1.1", ""},
@@ -54,13 +58,15 @@ func TestHeaderRules(t *testing.T) {
 		{"append without peer", headerRules{forwardedFor: ForwardedFor{Append: true}}, "", ""},
 		{"R9: forwarded proto of a plain client", headerRules{setProtocol: ForwardedProtocolProtoOnly}, "X-Forwarded-Proto: https", ""},
 		{
-			"R10: accepted and set", headerRules{acceptProtocol: true, setProtocol: ForwardedProtocolBoth, tls: true},
+			"R10: accepted and set",
+			headerRules{acceptProtocol: true, setProtocol: ForwardedProtocolBoth, tls: true},
 			"X-Forwarded-Proto: https", "X-Forwarded-Proto: https\nX-Forwarded-Protocol: https",
 		},
 		{"forwarded proto, TLS", headerRules{setProtocol: ForwardedProtocolProtoOnly, tls: true}, "X-Forwarded-Protocol: x", "X-Forwarded-Proto: https"},
 		{"forwarded proto, off", headerRules{tls: true}, "X-Forwarded-Proto: x", "X-Forwarded-Proto: x"},
 		{
-			"R11: connection", headerRules{grip: true},
+			"R11: connection",
+			headerRules{grip: true},
 			"Accept-Encoding: gzip\nConnection: X-Mine\nX-Mine: 1\nExpect: 100-continue\nTE: x\nVia: 1.1 a\nKeep-Alive: 5\nProxy-Connection: a\nUpgrade: h2c\nTransfer-Encoding: chunked\nContent-Encoding: br",
 			"TE: x\nVia: 1.1 a\nContent-Encoding: br\n" + feature,
 		},
@@ -69,13 +75,15 @@ func TestHeaderRules(t *testing.T) {
 		{"R12: CDN-Loop", headerRules{cdnLoop: "me"}, "CDN-Loop: foo\nA: 1\ncdn-loop: bar; x=\"a,b\"", "A: 1\nCDN-Loop: foo, bar; x=\"a,b\", me"},
 		{"CDN-Loop, none", headerRules{}, "CDN-Loop: foo", "CDN-Loop: foo"},
 		{
-			"R13: orig_headers", headerRules{origHeaders: true, needMark: []string{"cookie"}},
+			"R13: orig_headers",
+			headerRules{origHeaders: true, needMark: []string{"cookie"}},
 			"X-Q: 1\neb9bf0f5-Y: 2\nCookie: c\nConnection: close", "X-Q: 1\nCookie: c\neb9bf0f5-X-Q: 1\neb9bf0f5-Y: 2\neb9bf0f5-Connection: close",
 		},
 		{"orig_headers, trusted", headerRules{origHeaders: true, trusted: true}, "eb9bf0f5-Y: 2\nX-Q: 1", "eb9bf0f5-Y: 2\nX-Q: 1"},
 		{"R14: marks on other routes", headerRules{}, "EB9BF0F5-Y: 2\nA: 1", "A: 1"},
 		{
-			"route sets", headerRules{grip: true, set: []route.Header{{Name: "A", Value: "2"}, {Name: "B"}, {Name: "Grip-Foo", Value: "x"}, {Name: "C", Value: "3"}}},
+			"route sets",
+			headerRules{grip: true, set: []route.Header{{Name: "A", Value: "2"}, {Name: "B"}, {Name: "Grip-Foo", Value: "x"}, {Name: "C", Value: "3"}}},
 			"a: 1\nB: 1\nD: 1\nA: 1", "D: 1\nA: 2\nC: 3\n" + feature,
 		},
 		{"Pushpin-Route", headerRules{dropRoute: true}, "Pushpin-Route: x\nA: 1", "A: 1"},

@@ -43,9 +43,15 @@ func TestJSONPRequest(t *testing.T) {
 		})
 	}
 	for _, tt := range []struct{ uri, param string }{
-		{"/?callback=", "callback"}, {"/?callback=a(b)", "callback"}, {"/?callback=%zz", "callback"},
-		{"/?callback=a&_method=", "_method"}, {"/?callback=a&_method=a%20b", "_method"}, {"/?callback=a&_method=CONNECT", "_method"},
-		{"/?callback=a&_headers=5", "_headers"}, {"/?callback=a&_headers=null", "_headers"}, {"/?callback=a&_headers=" + q(`{"A":"b\r\nC: d"}`), "_headers"},
+		{"/?callback=", "callback"},
+		{"/?callback=a(b)", "callback"},
+		{"/?callback=%zz", "callback"},
+		{"/?callback=a&_method=", "_method"},
+		{"/?callback=a&_method=a%20b", "_method"},
+		{"/?callback=a&_method=CONNECT", "_method"},
+		{"/?callback=a&_headers=5", "_headers"},
+		{"/?callback=a&_headers=null", "_headers"},
+		{"/?callback=a&_headers=" + q(`{"A":"b\r\nC: d"}`), "_headers"},
 		{"/?callback=a&_body=", "_body"},
 	} {
 		if got := r.get(tt.uri); got.status() != "400 Bad Request" || got.body != "Invalid "+tt.param+" parameter.\n" {

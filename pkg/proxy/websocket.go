@@ -66,7 +66,7 @@ func (e *exch) webSocket() error {
 		return s.resume()
 	}
 	for i := range s.o.rule.Targets {
-		if err, next := s.judged(s.try(i)); !next {
+		if next, err := s.judged(s.try(i)); !next {
 			return err
 		}
 	}
@@ -102,18 +102,18 @@ func (s *socket) try(i int) error {
 
 // judged decides what the end of an attempt means: an error for the exchange, or
 // that the next target is to be tried.
-func (s *socket) judged(err error) (end error, next bool) {
+func (s *socket) judged(err error) (next bool, end error) {
 	switch {
 	case err == nil || s.log.code != 0 || s.ctx.Err() != nil:
-		return err, false
+		return false, err
 	case origin.TryNext(err), errors.Is(err, errTargetKind):
 		s.tried = append(s.tried, s.o.target.Name)
-		return nil, true
+		return true, nil
 	case errors.Is(err, origin.ErrPolicy):
-		return s.failDebug(s.o, "Error: Origin host/IP blocked."), false
+		return false, s.failDebug(s.o, "Error: Origin host/IP blocked.")
 	}
 	s.s.log.Debug("target failed", "exchange", s.x.ID, "target", s.o.target.Name, "err", err)
-	return s.failDebug(s.o, generic), false
+	return false, s.failDebug(s.o, generic)
 }
 
 func (s *socket) noTarget() error {

@@ -132,7 +132,8 @@ func (h *handshaken) Write(p []byte) (int, error) {
 	}
 	key, _ := http1.Get(head.Header, "Sec-WebSocket-Key")
 	h.answer = http1.AppendResponseHead(nil, 101, "", 1, []frame.Field{
-		{Name: "Upgrade", Value: "websocket"}, {Name: "Connection", Value: "Upgrade"},
+		{Name: "Upgrade", Value: "websocket"},
+		{Name: "Connection", Value: "Upgrade"},
 		{Name: "Sec-WebSocket-Accept", Value: acceptKey(key)},
 	})
 	h.over, h.request = true, nil

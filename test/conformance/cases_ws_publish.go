@@ -106,22 +106,32 @@ func wsControlCases() []*Case {
 			c.Expect(wsText("k"))
 		}),
 		timed("I8", "keep-alives", "", 0, 3*second, []string{`"type":"keep-alive","content":"k","timeout":1`}, wsText("k"), wsText("k"), wsText("k")),
-		timed("I11", "keep-alives are turned off", "", 4*second, 4*second, []string{`"type":"keep-alive","content":"k","timeout":3`, `"type":"keep-alive"`,
-			`"type":"send-delayed","content":"end","timeout":4`}, wsText("end")),
+		timed("I11", "keep-alives are turned off", "", 4*second, 4*second, []string{
+			`"type":"keep-alive","content":"k","timeout":3`, `"type":"keep-alive"`,
+			`"type":"send-delayed","content":"end","timeout":4`,
+		}, wsText("end")),
 		timed("I12", "a keep-alive with content in Base64 is text", "", 0, 2*second, []string{`"type":"keep-alive","content-bin":"AAE=","timeout":1`}, wsText("\x00\x01"), wsText("\x00\x01")),
 		timed("I12-binary", "a binary keep-alive", "", 0, second, []string{`"type":"keep-alive","content-bin":"AP8=","message-type":"binary","timeout":1`}, wsBinary("\x00\xff")),
 		timed("I12-empty", "an empty keep-alive", "", 0, second, []string{`"type":"keep-alive","content":"","timeout":1`}, wsText("")),
 		timed("I13", "a keep-alive is a ping", "", 0, second, []string{`"type":"keep-alive","content-bin":"AAE=","message-type":"ping","timeout":1`}, wsPing("\x00\x01")),
 		timed("I13-pong", "a keep-alive is a pong", "", 0, second, []string{`"type":"keep-alive","content":"","message-type":"pong","timeout":1`}, wsPong("")),
 		timed("I14", "a timeout as a string", "", 0, second, []string{`"type":"keep-alive","content":"k","timeout":"1"`}, wsText("k")),
-		timed("I14-zero", "a timeout of 0 is the usual one", "", 2*second, 2*second, []string{`"type":"keep-alive","content":"k","timeout":0`,
-			`"type":"send-delayed","content":"end","timeout":2`}, wsText("end")),
-		timed("I14-negative", "a negative timeout", "", 0, second, []string{`"type":"keep-alive","content":"a","timeout":1`,
-			`"type":"keep-alive","content":"b","timeout":-1`}, wsText("a")),
-		timed("I15", "a delayed message gives way to the next", "", second, second, []string{`"type":"send-delayed","content":"d3","timeout":5`,
-			`"type":"send-delayed","content":"d4","timeout":1`}, wsText("d3"), wsText("d4")),
-		timed("I16", "a delayed message is flushed once", "", 0, second, []string{`"type":"send-delayed","content":"d5","timeout":5`, `"type":"flush-delayed"`,
-			`"type":"flush-delayed"`, `"type":"send-delayed","content":"end","timeout":1`}, wsText("d5"), wsText("end")),
+		timed("I14-zero", "a timeout of 0 is the usual one", "", 2*second, 2*second, []string{
+			`"type":"keep-alive","content":"k","timeout":0`,
+			`"type":"send-delayed","content":"end","timeout":2`,
+		}, wsText("end")),
+		timed("I14-negative", "a negative timeout", "", 0, second, []string{
+			`"type":"keep-alive","content":"a","timeout":1`,
+			`"type":"keep-alive","content":"b","timeout":-1`,
+		}, wsText("a")),
+		timed("I15", "a delayed message gives way to the next", "", second, second, []string{
+			`"type":"send-delayed","content":"d3","timeout":5`,
+			`"type":"send-delayed","content":"d4","timeout":1`,
+		}, wsText("d3"), wsText("d4")),
+		timed("I16", "a delayed message is flushed once", "", 0, second, []string{
+			`"type":"send-delayed","content":"d5","timeout":5`, `"type":"flush-delayed"`,
+			`"type":"flush-delayed"`, `"type":"send-delayed","content":"end","timeout":1`,
+		}, wsText("d5"), wsText("end")),
 		timed("I17", "a delayed message without content", "", second, second, []string{`"type":"send-delayed"`}, wsText("")),
 		timed("I17-ping", "a delayed ping", "", 0, second, []string{`"type":"send-delayed","content":"","message-type":"ping","timeout":1`}, wsPing("")),
 

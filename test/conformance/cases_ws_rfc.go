@@ -80,8 +80,10 @@ func (r *rfcCase) cases() []*Case {
 	}
 	cs := []*Case{{ID: "ws-rfc-" + r.id, Title: r.title, Source: "RFC 6455", Peer: true, Pushpin: r.mark, Run: run("/")}}
 	if !r.pings {
-		cs = append(cs, &Case{ID: "ws-rfc-" + r.id + "-test", Title: r.title + " (test target)", Source: "RFC 6455",
-			Pushpin: r.testMark, Routes: []string{"{host} test"}, Run: run("/ws")})
+		cs = append(cs, &Case{
+			ID: "ws-rfc-" + r.id + "-test", Title: r.title + " (test target)", Source: "RFC 6455",
+			Pushpin: r.testMark, Routes: []string{"{host} test"}, Run: run("/ws"),
+		})
 	}
 	return cs
 }
@@ -307,8 +309,10 @@ func rfcUTF8() (list []*rfcCase) {
 		{18, "the largest that is too long", []string{"\xc1\xbf", "\xe0\x9f\xbf", "\xf0\x8f\xbf\xbf", "\xf8\x87\xbf\xbf\xbf", "\xfc\x83\xbf\xbf\xbf\xbf"}},
 		{19, "a NUL that is too long", []string{"\xc0\x80", "\xe0\x80\x80", "\xf0\x80\x80\x80", "\xf8\x80\x80\x80\x80", "\xfc\x80\x80\x80\x80\x80"}},
 		{20, "a surrogate", []string{"\xed\xa0\x80", "\xed\xad\xbf", "\xed\xae\x80", "\xed\xaf\xbf", "\xed\xb0\x80", "\xed\xbe\x80", "\xed\xbf\xbf"}},
-		{21, "two surrogates", []string{"\xed\xa0\x80\xed\xb0\x80", "\xed\xa0\x80\xed\xbf\xbf", "\xed\xad\xbf\xed\xb0\x80", "\xed\xad\xbf\xed\xbf\xbf",
-			"\xed\xae\x80\xed\xb0\x80", "\xed\xae\x80\xed\xbf\xbf", "\xed\xaf\xbf\xed\xb0\x80", "\xed\xaf\xbf\xed\xbf\xbf"}},
+		{21, "two surrogates", []string{
+			"\xed\xa0\x80\xed\xb0\x80", "\xed\xa0\x80\xed\xbf\xbf", "\xed\xad\xbf\xed\xb0\x80", "\xed\xad\xbf\xed\xbf\xbf",
+			"\xed\xae\x80\xed\xb0\x80", "\xed\xae\x80\xed\xbf\xbf", "\xed\xaf\xbf\xed\xb0\x80", "\xed\xaf\xbf\xed\xbf\xbf",
+		}},
 		{22, "a non-character", nonCharacters()},
 		{23, "at the replacement character", []string{"\ufff9", "\ufffa", "\ufffb", "\ufffc", "\ufffd", "\ufffe", "\uffff"}},
 	} {
@@ -354,8 +358,10 @@ func rfcClosing() []*rfcCase {
 		{id: "7.1.3", title: "a ping after the Close", send: frames{normal, wsPing("")}, closes: frames{normal}},
 		{id: "7.1.4", title: "a message after the Close", send: frames{normal, hello}, closes: frames{normal}},
 		{id: "7.1.5", title: "a Close within a message, then the rest of it", send: frames{wsText("fragment1").more(), normal, wsCont("fragment2")}, closes: frames{normal}, mark: "wrong: the connection is dropped", testMark: "wrong: the connection is dropped"},
-		{id: "7.1.6", title: "a message of 256 KB, one more, a Close and a ping", send: frames{wsText(strings.Repeat("BAsd7&jh23", 26214)), hello, normal, wsPing("")},
-			want: frames{wsText(strings.Repeat("BAsd7&jh23", 26214)), hello}, closes: frames{normal}, mark: breaks, testMark: breaks},
+		{
+			id: "7.1.6", title: "a message of 256 KB, one more, a Close and a ping", send: frames{wsText(strings.Repeat("BAsd7&jh23", 26214)), hello, normal, wsPing("")},
+			want: frames{wsText(strings.Repeat("BAsd7&jh23", 26214)), hello}, closes: frames{normal}, mark: breaks, testMark: breaks,
+		},
 		{id: "7.3.1", title: "a Close without content", send: frames{wsCloseRaw("")}, closes: frames{wsCloseRaw(""), normal}},
 		{id: "7.3.2", title: "a Close of one byte", send: frames{wsCloseRaw("a")}, fails: 1002, mark: taken, testMark: taken},
 		{id: "7.3.3", title: "a Close with a code", send: frames{normal}, closes: frames{normal}},

@@ -17,8 +17,10 @@ func wsAccept(key string) string {
 
 // wsHandshake builds the request for a WebSocket.
 func (t *T) wsHandshake(path string, header ...string) string {
-	return t.request("GET "+path, append([]string{"Upgrade: websocket", "Connection: Upgrade",
-		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + wsKey}, header...)...)
+	return t.request("GET "+path, append([]string{
+		"Upgrade: websocket", "Connection: Upgrade",
+		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: " + wsKey,
+	}, header...)...)
 }
 
 // wsStart sends a handshake and leaves its answer for later.

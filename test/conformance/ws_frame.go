@@ -124,7 +124,6 @@ type wsConn struct {
 	closing bool     // a Close frame was sent
 	lax     bool     // the content of Close frames is not looked at
 	broken  error    // of a write
-	pack    *deflater
 	unpack  *inflater
 }
 

@@ -14,8 +14,10 @@ type wsOrigin struct {
 
 // switching is the 101 for a request.
 func switching(r *Request, header ...string) string {
-	return head("101 Switching Protocols", strings.Join(append([]string{"Upgrade: websocket", "Connection: Upgrade",
-		"Sec-WebSocket-Accept: " + wsAccept(r.Get("Sec-WebSocket-Key"))}, header...), "\n")) + "\r\n"
+	return head("101 Switching Protocols", strings.Join(append([]string{
+		"Upgrade: websocket", "Connection: Upgrade",
+		"Sec-WebSocket-Accept: " + wsAccept(r.Get("Sec-WebSocket-Key")),
+	}, header...), "\n")) + "\r\n"
 }
 
 // WSOrigin has the origin accept WebSockets, with these lines in the answer.
