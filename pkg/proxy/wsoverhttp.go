@@ -250,7 +250,8 @@ func (w *overSession) request(r *wsoverhttp.Request) (*origin.Request, error) {
 
 // failed deals with a request that brought no answer, and reports whether it
 // will be sent again.
-func (w *overSession) failed(err error) bool {
+func (w *overSession) failed(a asked) bool {
+	err := a.err
 	if err == nil {
 		w.failures, w.recut = 0, false
 		return false
@@ -261,9 +262,9 @@ func (w *overSession) failed(err error) bool {
 	}
 	// A kept connection may be closed by the origin in the moment in which it is
 	// used. One more try tells that apart from an origin that fails at this
-	// request.
+	// request. An origin that has begun to answer has seen the events.
 	if !origin.TryNext(err) {
-		if !errors.Is(err, origin.ErrCut) || w.recut {
+		if a.resp != nil || !errors.Is(err, origin.ErrCut) || w.recut {
 			w.session.Lost(false)
 			return false
 		}
@@ -298,7 +299,7 @@ func answerOf(a asked) wsoverhttp.Answer {
 
 // answered takes the result of a request.
 func (w *overSession) answered(a asked) error {
-	if w.failed(a.err) {
+	if w.failed(a) {
 		return nil
 	}
 	pending := w.log.code == 0
