@@ -260,6 +260,9 @@ func (b *BodyReader) readTrailer() error {
 		b.trailer = delFunc(h, func(name string) bool {
 			return hopByHop(name) || equalFold(name, "Content-Length") || equalFold(name, "Host") || equalFold(name, "Trailer")
 		})
+		if len(b.trailer) == 0 {
+			b.trailer = nil // as if none had been sent
+		}
 	}
 	b.state = bodyDone
 	return nil
