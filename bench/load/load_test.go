@@ -21,11 +21,13 @@ import (
 // stub is a small server with streams, long polls, WebSocket echo and a publish
 // intake; spoil may change what a subscriber gets of a message.
 type stub struct {
-	mu    sync.Mutex
-	held  map[string][]chan []byte
-	n     int
-	spoil func(subscriber, message int) int // how often it is sent
-	close bool                              // end the publisher's connection each time
+	mu      sync.Mutex
+	held    map[string][]chan []byte
+	changed *sync.Cond
+	n       int
+	spoil   func(subscriber, message int) int // how often it is sent
+	close   bool                              // end the publisher's connection each time
+	polls   int                               // a publish waits until so many polls are held
 }
 
 func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -38,6 +40,12 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		for len(s.held[ch]) < s.polls {
+			if r.Context().Err() != nil {
+				return
+			}
+			s.changed.Wait()
+		}
 		for i, c := range s.held[ch] {
 			times := 1
 			if s.spoil != nil {
@@ -47,11 +55,15 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				c <- body
 			}
 		}
+		if s.polls > 0 { // each is answered by one publish
+			s.held[ch] = nil
+		}
 		s.n++
 	case "/stream", "/poll":
 		c := make(chan []byte, 1000)
 		s.mu.Lock()
 		s.held[ch] = append(s.held[ch], c)
+		s.changed.Broadcast()
 		s.mu.Unlock()
 		if r.URL.Path == "/stream" {
 			fmt.Fprint(w, "ready\n")
@@ -63,9 +75,6 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				_, _ = w.Write(m)
 				w.(http.Flusher).Flush()
 				if r.URL.Path == "/poll" {
-					s.mu.Lock()
-					s.held[ch] = nil
-					s.mu.Unlock()
 					return
 				}
 			case <-r.Context().Done():
@@ -98,6 +107,7 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func serve(t *testing.T, s *stub) netip.AddrPort {
 	t.Helper()
 	s.held = map[string][]chan []byte{}
+	s.changed = sync.NewCond(&s.mu)
 	srv := httptest.NewServer(s)
 	t.Cleanup(func() {
 		srv.CloseClientConnections()
@@ -188,7 +198,7 @@ func TestOtherScenarios(t *testing.T) {
 	if d := res.Burst; d.Published == 0 || d.Delivered != 2*d.Published || d.Lost != 0 {
 		t.Errorf("channels: %+v", d)
 	}
-	if res, err = run(parsed(t, serve(t, &stub{}), "-scenario", "polls", "-path", "/poll?channel={c}", "-n", "10", "-count", "3", "-settle", "200ms")); err != nil {
+	if res, err = run(parsed(t, serve(t, &stub{polls: 10}), "-scenario", "polls", "-path", "/poll?channel={c}", "-n", "10", "-count", "3")); err != nil {
 		t.Fatal(err)
 	}
 	if d := res.Burst; d.Published != 3 || d.Delivered != 30 {

@@ -65,6 +65,7 @@ type subscriber struct {
 	in      []byte
 	asked   time.Duration // when the current long poll was asked
 	answers int
+	partial bool // a response has begun that is not complete
 }
 
 // grow opens subscribers until there are n.
@@ -143,6 +144,7 @@ func (s *subscriber) Data(b []byte) {
 			return
 		}
 		b = b[n:]
+		s.partial = !done
 		if s.pool.kind == kindWebSocket && s.resp.HeadDone {
 			if s.resp.Code != 101 {
 				s.give(true, fmt.Sprintf("status %d", s.resp.Code))
@@ -217,6 +219,7 @@ func (s *subscriber) Closed(err error) {
 // give counts the loss of a connection. The subscriber stays in the list: what
 // it has missed since is lost.
 func (s *subscriber) give(close bool, why string) {
+	s.partial = false
 	if close {
 		s.conn.Close(true)
 	}

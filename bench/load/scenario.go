@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/holdfast/holdfast/bench/internal/hist"
@@ -370,6 +371,13 @@ func (b *bench) polls() error {
 		total.Lost += d.Lost
 		total.Duplicates += d.Duplicates
 		total.Seconds += d.Seconds
+		// The last bytes of a message may come before the end of its response.
+		whole := func() bool {
+			return !slices.ContainsFunc(p.subs, func(s *subscriber) bool { return s.partial })
+		}
+		if _, err := b.loop.Wait(10*time.Second, whole); err != nil {
+			return err
+		}
 		for _, s := range p.subs {
 			// One that missed the message is still held.
 			if s.answers > 0 {
