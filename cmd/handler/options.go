@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -23,7 +24,7 @@ var program = cli.Program{
 		f.Setting("port-offset", "global.port_offset", "`NUMBER` that is added to the ports of the publishing interfaces")
 	},
 	Commands: func(load func() (*config.Config, error)) []*cobra.Command {
-		return []*cobra.Command{publishCommand(), doctorCommand(load)}
+		return []*cobra.Command{publishCommand(), tapCommand(load), doctorCommand(load)}
 	},
 	Runtime: func(c *config.Config) (config.Runtime, string) { return c.Handler.Runtime, c.Admin.Handler },
 	Grace:   func(*config.Config) time.Duration { return 5 * time.Second },
@@ -40,8 +41,28 @@ var program = cli.Program{
 			return nil, err
 		}
 		o.Bus, o.Logger, o.Registerer = e.Bus, e.Logger, e.Registry
-		return handler.New(o)
+		s, err := handler.New(o)
+		if err != nil {
+			return nil, err
+		}
+		return server{s}, nil
 	},
+}
+
+// server adds to a handler what the admin listener wants.
+type server struct{ *handler.Server }
+
+// Ready says why publishes are not taken, or nil.
+func (s server) Ready() error {
+	if !s.Server.Ready() {
+		return errors.New("not all connections are known yet; publishes are not taken")
+	}
+	return nil
+}
+
+// Admin returns what the admin listener serves besides metrics and health.
+func (s server) Admin() map[string]http.Handler {
+	return map[string]http.Handler{"/tap": s.Tap()}
 }
 
 // options translates the configuration.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -37,7 +38,7 @@ const (
 type publishFlags struct {
 	id, prevID, sender, code, spec, user, bearer string
 	meta, header                                 []string
-	hint, close, patch, noSeq, noEOL             bool
+	hint, close, patch, noSeq, noEOL, report     bool
 }
 
 // publishCommand is "handler publish". Errors read as those of pushpin-publish.
@@ -56,10 +57,11 @@ func publishCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), sendTimeout)
 			defer cancel()
-			if err := f.publish(ctx, args); err != nil {
+			told, err := f.publish(ctx, args)
+			if err != nil {
 				return cli.PlainError{Err: fmt.Errorf("Error: %w", err)} //nolint:staticcheck // the text that scripts know
 			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "Published")
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), told)
 			return err
 		},
 	}
@@ -75,6 +77,7 @@ func publishCommand() *cobra.Command {
 	p.BoolVar(&f.patch, "patch", false, "the content is a JSON Patch for held responses")
 	p.BoolVar(&f.noSeq, "no-seq", false, "do not put the message in order with others")
 	p.BoolVar(&f.noEOL, "no-eol", false, "do not add a line end")
+	p.BoolVar(&f.report, "report", false, "ask how many subscribers the message is for; only Holdfast tells that, over HTTP")
 	p.StringVar(&f.spec, "spec", "", "control `URL` (http or https, with iss and key if wanted) or ZeroMQ PUSH spec (tcp or ipc); "+
 		"without it the environment variable GRIP_URL, else http://localhost:5561")
 	p.StringVarP(&f.user, "user", "u", "", "`NAME:PASSWORD` for HTTP Basic")
@@ -82,28 +85,53 @@ func publishCommand() *cobra.Command {
 	return cmd
 }
 
-func (f *publishFlags) publish(ctx context.Context, args []string) error {
+// publish returns what to tell the user.
+func (f *publishFlags) publish(ctx context.Context, args []string) (told string, err error) {
+	const published = "Published"
 	if f.user != "" && f.bearer != "" {
-		return errors.New("only one authentication method can be specified")
+		return "", errors.New("only one authentication method can be specified")
 	}
 	f.spec = cmp.Or(f.spec, os.Getenv("GRIP_URL"), "http://localhost:5561")
 	draft, err := f.draft(args)
 	if err != nil {
-		return err
+		return "", err
 	}
 	scheme, _, ok := strings.Cut(f.spec, "://")
 	switch {
 	case ok && (scheme == "http" || scheme == "https"):
-		return f.publishHTTP(ctx, draft)
+		answer, err := f.publishHTTP(ctx, draft)
+		if err != nil || !f.report {
+			return published, err
+		}
+		return published + reported(answer), nil
+	case ok && (scheme == "tcp" || scheme == "ipc") && f.report:
+		return "", errors.New("ZeroMQ publishing has no answer, so there is no report; use an HTTP control URL")
 	case ok && (scheme == "tcp" || scheme == "ipc"):
-		return publishZMQ(ctx, f.spec, draft)
+		return published, publishZMQ(ctx, f.spec, draft)
 	}
-	return fmt.Errorf("spec %q: want http://, https://, tcp:// or ipc://", f.spec)
+	return "", fmt.Errorf("spec %q: want http://, https://, tcp:// or ipc://", f.spec)
+}
+
+// reported is the report in an answer, for people.
+func reported(answer []byte) string {
+	var a struct {
+		Items []struct {
+			Result          string
+			Matched, Queued int
+		}
+	}
+	if err := json.Unmarshal(answer, &a); err != nil || len(a.Items) != 1 {
+		return ": the server gives no report"
+	}
+	if it := a.Items[0]; it.Result != "sent" {
+		return ": " + it.Result
+	}
+	return fmt.Sprintf(": matched %d, queued %d", a.Items[0].Matched, a.Items[0].Queued)
 }
 
 // draft reads the flags and the content.
 func (f *publishFlags) draft(args []string) (*publish.Draft, error) {
-	d := &publish.Draft{Channel: args[0], ID: f.id, PrevID: f.prevID, NoSeq: f.noSeq, Meta: make(map[string]string)}
+	d := &publish.Draft{Channel: args[0], ID: f.id, PrevID: f.prevID, NoSeq: f.noSeq, Report: f.report, Meta: make(map[string]string)}
 	code, err := strconv.Atoi(f.code)
 	switch {
 	case errors.Is(err, strconv.ErrSyntax):
@@ -216,23 +244,24 @@ func isLoopback(host string) bool {
 }
 
 // publishHTTP posts the item in HTTP/1.0, byte for byte as pushpin-publish.
-func (f *publishFlags) publishHTTP(ctx context.Context, draft *publish.Draft) error {
+// It returns the text of the answer.
+func (f *publishFlags) publishHTTP(ctx context.Context, draft *publish.Draft) ([]byte, error) {
 	c, err := f.control()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	body, err := draft.Batch()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	conn, err := c.dial(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	target := strings.TrimSuffix(c.url.EscapedPath(), "/") + "/publish/"
@@ -246,24 +275,24 @@ func (f *publishFlags) publishHTTP(ctx context.Context, draft *publish.Draft) er
 	}
 	fmt.Fprintf(&b, "Content-Length: %d\r\n\r\n%s", len(body), body)
 	if _, err := io.WriteString(conn, b.String()); err != nil {
-		return err
+		return nil, err
 	}
 	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		return fmt.Errorf("read response: %w", err)
+		return nil, fmt.Errorf("read response: %w", err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
 	if err != nil {
-		return fmt.Errorf("read response: %w", err)
+		return nil, fmt.Errorf("read response: %w", err)
 	}
 	if res.StatusCode != http.StatusOK {
 		if s := strings.TrimSpace(string(text)); s != "" {
-			return errors.New(s)
+			return nil, errors.New(s)
 		}
-		return errors.New(res.Status)
+		return nil, errors.New(res.Status)
 	}
-	return nil
+	return text, nil
 }
 
 func (c *control) dial(ctx context.Context) (net.Conn, error) {

@@ -126,8 +126,8 @@ func BenchmarkPublish(b *testing.B) {
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		_, items := r.s.respond(requests[i%channels])
-		r.s.publish(intakeHTTP, items...)
+		_, batch := r.s.respond(requests[i%channels])
+		r.s.publish(intakeHTTP, batch.Items...)
 		i++
 	}
 }

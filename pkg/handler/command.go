@@ -73,11 +73,16 @@ func (s *Server) command(b []byte) (answer []byte, items []*publish.Item, ok boo
 func (s *Server) runCommand(method string, args map[string]any) (value any, condition string, items []*publish.Item) {
 	switch method {
 	case "publish":
-		items, err := publish.ParseItems(args, true)
+		batch, err := publish.ParseArgs(args, true)
 		if err != nil {
 			return err.Error(), "bad-request", nil
 		}
-		return nil, "", items
+		if !batch.Report {
+			return nil, "", batch.Items
+		}
+		report := []any{}
+		s.publishFor(intakeCommand, batch.Items, func(r receipt) { report = append(report, r.fields()) })
+		return map[string]any{"items": report}, "", nil
 	case "recover":
 		s.recoverAll()
 		return nil, "", nil

@@ -18,14 +18,45 @@ type (
 
 const exposeHeaders = "Access-Control-Expose-Headers"
 
+// receipt says what became of an item when it was published.
+type receipt struct {
+	it      *publish.Item
+	result  channel.Result
+	matched int // subscribers that it is for
+	queued  int // those of them that it is on its way to
+}
+
+// fields is the receipt as the publisher gets it.
+func (r receipt) fields() map[string]any {
+	return map[string]any{"result": r.result.String(), "matched": r.matched, "queued": r.queued}
+}
+
 // publish takes items from an intake.
 func (s *Server) publish(intake string, items ...*publish.Item) {
+	s.publishFor(intake, items, nil)
+}
+
+// publishFor takes items from an intake. done, if not nil, is called for each.
+func (s *Server) publishFor(intake string, items []*publish.Item, done func(receipt)) {
 	s.metrics.published[intake].Add(float64(len(items)))
 	s.metrics.messageReceived.Add(float64(len(items)))
 	for _, it := range items {
 		s.mu.Lock() // for each item, so that a large batch does not hold up the bus
+		s.receipt = receipt{}
+		if done != nil {
+			s.receipt.it = it
+		}
 		result := s.index.Publish(it, s.fanOut)
+		got := s.receipt
+		s.receipt = receipt{}
+		if result != channel.Sent {
+			s.tellHeld(it, result)
+		}
 		s.mu.Unlock()
+		if done != nil {
+			got.result = result
+			done(got)
+		}
 		s.metrics.sequenced[result].Inc()
 		if result == channel.Overflow {
 			s.log.Debug("item dropped, too many wait for their predecessor", "channel", it.Channel)
@@ -60,6 +91,8 @@ func (s *Server) fanOut(it *publish.Item, c *chann) {
 		s.log.Info(fmt.Sprintf("publish channel=%s receivers=%d", it.Channel, receivers))
 	}
 	s.stats.published(it, c)
+	s.beginTally(it, c, receivers)
+	defer s.endSpread(it)
 	if receivers == 0 {
 		return
 	}
@@ -70,7 +103,7 @@ func (s *Server) fanOut(it *publish.Item, c *chann) {
 			continue
 		}
 		if isDelivery(f, g.Key.mode) {
-			s.ledger.match(g.Key.mode, len(g.Subs))
+			s.ledger.match(s.tallyOf(it), g.Key.mode, len(g.Subs))
 		}
 		if s.limiter.on() {
 			s.enqueue(it, f, g)
@@ -129,7 +162,7 @@ func (s *Server) sendDeliver(key groupKey, d *frame.Deliver, it *publish.Item, f
 		d.Header = s.header(f)
 	}
 	d.Expose = f.Expose
-	d.Pub = s.ledger.begin(key.peer, key.mode, n, s.now())
+	d.Pub = s.ledger.begin(key.peer, key.mode, n, s.now(), s.tallyOf(it))
 	if err := s.send(key.peer.name, d); err != nil {
 		s.ledger.cancel(d.Pub, sendReason(err))
 		return
@@ -346,7 +379,7 @@ func (r *round) advance(sb *sub) {
 // drop accounts for a member that does not get the item.
 func (r *round) drop(h *hold, reason frame.Reason) {
 	if isDelivery(r.f, h.mode) {
-		r.s.metrics.droppedFor(reason, 1)
+		r.s.dropped(r.it, reason, 1)
 	}
 }
 

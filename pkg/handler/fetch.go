@@ -287,7 +287,9 @@ func (s *Server) askFilter(h *hold, sb *sub, it *publish.Item, f *publish.Format
 		r.filtered(sb, filter.Result{}, err)
 		return
 	}
-	h.more.asking, h.more.asked = true, isDelivery(f, h.mode)
+	if h.more.asking, h.more.asked = true, nil; isDelivery(f, h.mode) {
+		h.more.asked = it
+	}
 	req := &frame.Fetch{
 		Method: "POST", URI: uri, Body: res.Request.Body,
 		MaxBody: filter.MaxAnswer, Millis: uint32(filterTimeout / time.Millisecond),

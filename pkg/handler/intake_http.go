@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -157,17 +158,20 @@ func (s *Server) serveConn(conn net.Conn) {
 		return // it went away, or took too long
 	}
 	s.conns.asked(conn)
-	var items []*publish.Item
+	var batch publish.Batch
 	if res == nil {
-		res, items = s.respond(&req)
+		res, batch = s.respond(&req)
 	} else {
 		s.metrics.invalid[intakeHTTP].Inc()
 	}
-	s.logControl(&req, res, items)
-	if len(items) > 0 {
-		// Before the answer, because a publisher that has it may send the next item
-		// on another connection, and that one must not overtake this one.
-		s.publish(intakeHTTP, items...)
+	// Published before the answer, because a publisher that has it may send the
+	// next item on another connection, and that one must not overtake this one.
+	if batch.Report {
+		res = s.publishReport(batch.Items)
+	}
+	s.logControl(&req, res, batch.Items)
+	if len(batch.Items) > 0 && !batch.Report {
+		s.publish(intakeHTTP, batch.Items...)
 	}
 	_, _ = conn.Write(res.bytes(&req)) // it was published, whether the client waits for the answer or not
 	if req.unread || br.Buffered() > 0 {
@@ -386,10 +390,10 @@ func (l *lineReader) next() ([]byte, *response, error) {
 }
 
 // respond says what to answer to a request, and what it publishes.
-func (s *Server) respond(req *request) (*response, []*publish.Item) {
+func (s *Server) respond(req *request) (*response, publish.Batch) {
 	isJSON, ok := s.negotiate(req)
 	if !ok {
-		return &response{code: 406, body: "Not Acceptable. Supported formats are text/plain and application/json.\n"}, nil
+		return &response{code: 406, body: "Not Acceptable. Supported formats are text/plain and application/json.\n"}, publish.Batch{}
 	}
 	// A query is ignored: client libraries leave what they do not know of a
 	// configured URL in there.
@@ -399,27 +403,36 @@ func (s *Server) respond(req *request) (*response, []*publish.Item) {
 	}
 	switch path {
 	case "/":
-		return &response{code: 200, body: "Pushpin API\n"}, nil
+		return &response{code: 200, body: "Pushpin API\n"}, publish.Batch{}
 	case "/publish", "/recover":
 	default:
-		return &response{code: 404, body: "Not Found\n"}, nil
+		return &response{code: 404, body: "Not Found\n"}, publish.Batch{}
 	}
 	if req.method != "POST" {
-		return &response{code: 405, allow: true, body: "Method not allowed: " + req.method + ".\n"}, nil
+		return &response{code: 405, allow: true, body: "Method not allowed: " + req.method + ".\n"}, publish.Batch{}
 	}
 	if !s.Ready() {
-		return &response{code: 503, retry: true, body: "Starting, not all connections are known yet.\n"}, nil
+		return &response{code: 503, retry: true, body: "Starting, not all connections are known yet.\n"}, publish.Batch{}
 	}
 	if path == "/recover" {
 		s.recoverAll()
-		return message("Updated", isJSON), nil
+		return message("Updated", isJSON), publish.Batch{}
 	}
-	items, err := publish.ParseBatch(req.body)
+	batch, err := publish.ParseBatch(req.body)
 	if err != nil {
 		s.metrics.invalid[intakeHTTP].Inc()
-		return badRequest(err.Error()), nil
+		return badRequest(err.Error()), publish.Batch{}
 	}
-	return message("Published", isJSON), items
+	return message("Published", isJSON), batch
+}
+
+// publishReport publishes items and returns an answer that tells what each came
+// to so far.
+func (s *Server) publishReport(items []*publish.Item) *response {
+	report := make([]map[string]any, 0, len(items))
+	s.publishFor(intakeHTTP, items, func(r receipt) { report = append(report, r.fields()) })
+	body, _ := json.Marshal(map[string]any{"message": "Published", "items": report}) // strings and numbers: it cannot fail
+	return &response{code: 200, isJSON: true, body: string(body) + "\n"}
 }
 
 func message(text string, isJSON bool) *response {

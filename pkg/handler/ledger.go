@@ -15,6 +15,7 @@ import (
 // then.
 type ledger struct {
 	m       *metrics
+	settled func(*tally) // called when an account of a followed item has changed
 	open    map[uint64]account
 	oldest  uint64 // no open account has a lower number
 	next    uint64
@@ -28,6 +29,7 @@ type account struct {
 	left int
 	sent time.Time
 	last time.Time // of the last report
+	t    *tally    // of an item that somebody listens to, else nil
 }
 
 const (
@@ -38,15 +40,15 @@ const (
 	maxAccounts = 1 << 20
 )
 
-func newLedger(m *metrics) ledger {
-	return ledger{m: m, open: make(map[uint64]account), oldest: 1, next: 1}
+func newLedger(m *metrics, settled func(*tally)) ledger {
+	return ledger{m: m, settled: settled, open: make(map[uint64]account), oldest: 1, next: 1}
 }
 
 // begin opens an account for n deliveries and returns its number.
-func (l *ledger) begin(p *peer, mode frame.Mode, n int, now time.Time) uint64 {
+func (l *ledger) begin(p *peer, mode frame.Mode, n int, now time.Time, t *tally) uint64 {
 	id := l.next
 	l.next++
-	l.open[id] = account{peer: p, mode: mode, left: n, sent: now, last: now}
+	l.open[id] = account{peer: p, mode: mode, left: n, sent: now, last: now, t: t}
 	l.pending += n
 	for len(l.open) > maxAccounts {
 		l.closeOldest(frame.ReasonOverload)
@@ -65,6 +67,8 @@ func (l *ledger) settle(id uint64, a account, reason frame.Reason) {
 	l.pending -= a.left
 	if a.left > 0 {
 		l.m.droppedFor(reason, a.left)
+		a.t.drop(reason, a.left)
+		l.settled(a.t)
 	}
 }
 
@@ -84,21 +88,27 @@ func (l *ledger) report(p *peer, r *frame.Report, now time.Time) {
 		if o.Pub == 0 {
 			continue // bytes that are not a publication
 		}
+		a, ok := l.open[o.Pub]
+		if ok = ok && a.peer == p; !ok {
+			a.t = nil
+		}
 		n := int(o.Delivered)
 		l.m.deliveredFor(o.Mode, n)
+		a.t.deliver(n)
 		for _, d := range o.Dropped {
 			l.m.droppedFor(d.Reason, int(d.N))
+			a.t.drop(d.Reason, int(d.N))
 			n += int(d.N)
 		}
-		a, ok := l.open[o.Pub]
-		if !ok || a.peer != p {
-			l.match(o.Mode, n)
+		if !ok {
+			l.match(nil, o.Mode, n)
 			continue
 		}
 		if n > a.left {
-			l.match(a.mode, n-a.left)
+			l.match(a.t, a.mode, n-a.left)
 			n = a.left
 		}
+		l.settled(a.t)
 		a.left -= n
 		a.last = now
 		l.pending -= n
@@ -111,8 +121,9 @@ func (l *ledger) report(p *peer, r *frame.Report, now time.Time) {
 	}
 }
 
-// match counts pairs of item and subscriber.
-func (l *ledger) match(mode frame.Mode, n int) {
+// match counts pairs of item and subscriber. t is nil unless somebody listens.
+func (l *ledger) match(t *tally, mode frame.Mode, n int) {
+	t.match(n)
 	c := l.m.matched[mode]
 	if c == nil {
 		c = l.m.matched[frame.ModeNone]

@@ -84,7 +84,7 @@ func (s *Server) enqueue(it *publish.Item, f *publish.Format, g *group) {
 	// the mark is reached already.
 	if l.hwm > 0 && b.weight >= l.hwm || l.bytes+len(f.Body) > maxRateBytes {
 		if isDelivery(f, g.Key.mode) {
-			s.metrics.droppedFor(frame.ReasonRate, j.n)
+			s.dropped(it, frame.ReasonRate, j.n)
 		}
 		if s.rateLog.allow(s.now()) {
 			s.log.Warn("exceeded publish hwm, dropping message", "hwm", l.hwm, "route", b.route.Value(), "channel", it.Channel)
@@ -158,7 +158,7 @@ func (s *Server) runJob(j *job) {
 		}
 	}
 	if isDelivery(j.f, j.key.mode) && missing > 0 {
-		s.metrics.droppedFor(frame.ReasonClientGone, missing)
+		s.dropped(j.it, frame.ReasonClientGone, missing)
 	}
 }
 

@@ -36,6 +36,8 @@ type Server struct {
 	subs      int    // of all holds
 	joined    uint64 // subscriptions ever made
 	ledger    ledger
+	taps      taps
+	receipt   receipt // of the item that is being published, if it is wanted
 	limiter   limiter
 	rateLog   logLimit
 	sendLog   logLimit
@@ -101,7 +103,7 @@ func New(o Options) (*Server, error) {
 	if s.metrics, err = newMetrics(s, o.Registerer, o.MetricsPrefix); err != nil {
 		return nil, fmt.Errorf("handler metrics: %w", err)
 	}
-	s.ledger = newLedger(s.metrics)
+	s.ledger = newLedger(s.metrics, s.settle)
 	s.stats = newStats(s)
 	if o.HTTPAddr != "" {
 		// Connections live for one request, within HTTPTimeout: keep-alive probes

@@ -149,8 +149,8 @@ func FuzzControlRequest(f *testing.F) {
 		}
 		if res == nil {
 			var items int
-			r, list := s.respond(&req)
-			res, items = r, len(list)
+			r, batch := s.respond(&req)
+			res, items = r, len(batch.Items)
 			if items > 0 && res.code != 200 {
 				t.Fatalf("%d items with status %d", items, res.code)
 			}

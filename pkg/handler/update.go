@@ -74,9 +74,9 @@ type follow struct {
 	timer    wheel.Timer[*hold]
 	fetching bool
 	asking   bool
-	asked    bool // what asks is a delivery, to be accounted for if it comes to nothing
-	failures int  // of the fetch at hand
-	again    bool // an update came while fetching
+	asked    *publish.Item // what asks, if it is a delivery, to be accounted for if it comes to nothing
+	failures int           // of the fetch at hand
+	again    bool          // an update came while fetching
 	queue    []queued
 }
 
@@ -96,7 +96,7 @@ func (h *hold) busy() bool {
 func (s *Server) queue(h *hold, it *publish.Item, f *publish.Format) {
 	if len(h.more.queue) >= maxQueued {
 		if isDelivery(f, h.mode) {
-			s.metrics.droppedFor(frame.ReasonOverload, 1)
+			s.dropped(it, frame.ReasonOverload, 1)
 		}
 		return
 	}
@@ -107,7 +107,7 @@ func (s *Server) queue(h *hold, it *publish.Item, f *publish.Format) {
 func (s *Server) clearQueue(h *hold) {
 	for _, q := range h.more.queue {
 		if isDelivery(q.f, h.mode) {
-			s.metrics.droppedFor(frame.ReasonNotReady, 1)
+			s.dropped(q.it, frame.ReasonNotReady, 1)
 		}
 	}
 	h.more.queue = nil
@@ -123,7 +123,7 @@ func (s *Server) drain(h *hold, resync bool) {
 		switch {
 		case h.over || sb == nil || resync && sb.hasLast && sb.lastID != q.it.PrevID:
 			if isDelivery(q.f, h.mode) {
-				s.metrics.droppedFor(frame.ReasonNotReady, 1)
+				s.dropped(q.it, frame.ReasonNotReady, 1)
 			}
 			continue
 		case h.busy():
@@ -281,8 +281,8 @@ func (s *Server) stopFollowing(h *hold) {
 	}
 	s.timers.Stop(&h.more.timer)
 	s.clearQueue(h)
-	if h.more.asking && h.more.asked {
-		s.metrics.droppedFor(frame.ReasonNotReady, 1)
+	if h.more.asking && h.more.asked != nil {
+		s.dropped(h.more.asked, frame.ReasonNotReady, 1)
 	}
 	h.more.fetching, h.more.asking = false, false
 }

@@ -48,11 +48,14 @@ type AdminOptions struct {
 	Ready func() error
 	// Pprof serves /debug/pprof/.
 	Pprof bool
+	// Extra are further handlers, by path.
+	Extra map[string]http.Handler
 	// Logger is silent if nil.
 	Logger *slog.Logger
 }
 
-// Admin serves /metrics, /healthz and /readyz, and /debug/pprof/ if asked to.
+// Admin serves /metrics, /healthz and /readyz, what is in AdminOptions.Extra, and
+// /debug/pprof/ if asked to.
 type Admin struct {
 	ln  net.Listener
 	srv *http.Server
@@ -93,6 +96,9 @@ func adminHandler(o AdminOptions) http.Handler {
 		}
 		answer(w, err)
 	})
+	for path, h := range o.Extra {
+		mux.Handle("GET "+path, h)
+	}
 	if o.Pprof {
 		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 		mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)

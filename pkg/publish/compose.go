@@ -25,6 +25,8 @@ type Draft struct {
 	Line    string
 	// Patch is a JSON Patch as text, instead of Content.
 	Patch []byte
+	// Report asks the control API how many subscribers the item is for.
+	Report bool
 }
 
 // item returns the draft as a value of JSON or, with raw, of tnetstrings, which
@@ -136,7 +138,11 @@ func (d *Draft) Batch() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return appendJSON(nil, map[string]any{"items": []any{item}}), nil
+	batch := map[string]any{"items": []any{item}}
+	if d.Report {
+		batch["report"] = true
+	}
+	return appendJSON(nil, batch), nil
 }
 
 // Message returns the item for ZeroMQ: a bare tnetstring.

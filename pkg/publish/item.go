@@ -52,6 +52,20 @@ const (
 	Refresh Action = 3 // make a WebSocket-over-HTTP session send a request
 )
 
+func (a Action) String() string {
+	switch a {
+	case Send:
+		return "send"
+	case Hint:
+		return "hint"
+	case Close:
+		return "close"
+	case Refresh:
+		return "refresh"
+	}
+	return "unknown"
+}
+
 // Kind is the type of a WebSocket message; the numbers are the opcodes of RFC
 // 6455.
 type Kind uint8
@@ -90,42 +104,53 @@ type Format struct {
 	Kind Kind
 }
 
-// ParseBatch reads the body of a publish request: {"items":[item, …]}. One bad
-// item makes the whole batch an error.
-func ParseBatch(body []byte) ([]*Item, error) {
+// Batch is a publish request.
+type Batch struct {
+	Items []*Item
+	// Report asks for an answer that tells how many subscribers each item is for.
+	Report bool
+}
+
+// ParseBatch reads the body of a publish request: {"items":[item, …]}, perhaps
+// with "report":true. One bad item makes the whole batch an error.
+func ParseBatch(body []byte) (Batch, error) {
 	v, err := parseJSON(body)
 	if err != nil {
-		return nil, errorf("Body is not valid JSON.")
+		return Batch{}, errorf("Body is not valid JSON.")
 	}
 	switch v := v.(type) {
 	case map[string]any:
-		return ParseItems(v, false)
+		return ParseArgs(v, false)
 	case []any:
-		return nil, errorf("Invalid format.")
+		return Batch{}, errorf("Invalid format.")
 	}
-	return nil, errorf("Body is not valid JSON.") // a bare value
+	return Batch{}, errorf("Body is not valid JSON.") // a bare value
 }
 
-// ParseItems reads the items of a decoded batch; isTnet says that it was a
-// tnetstring.
-func ParseItems(batch map[string]any, isTnet bool) ([]*Item, error) {
-	v, ok := batch["items"]
+// ParseArgs reads a decoded batch; isTnet says that it was a tnetstring.
+func ParseArgs(args map[string]any, isTnet bool) (Batch, error) {
+	v, ok := args["items"]
 	if !ok {
-		return nil, errorf("Invalid format: object does not contain 'items'")
+		return Batch{}, errorf("Invalid format: object does not contain 'items'")
 	}
 	list, ok := v.([]any)
 	if !ok {
-		return nil, errorf("Invalid format: object contains 'items' with wrong type")
+		return Batch{}, errorf("Invalid format: object contains 'items' with wrong type")
 	}
-	items := make([]*Item, len(list))
+	b := Batch{Items: make([]*Item, len(list))}
+	if v, given := args["report"]; given {
+		if b.Report, ok = v.(bool); !ok {
+			return Batch{}, errorf("Invalid format: object contains 'report' with wrong type")
+		}
+	}
 	for i, e := range list {
 		item, err := parseItem(e, isTnet, "", false)
 		if err != nil {
-			return nil, errorf("Invalid format: %v", err)
+			return Batch{}, errorf("Invalid format: %v", err)
 		}
-		items[i] = item
+		b.Items[i] = item
 	}
-	return items, nil
+	return b, nil
 }
 
 // ParseMessage reads one item as it comes over ZeroMQ: "J" and JSON, "T" and a

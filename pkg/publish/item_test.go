@@ -98,11 +98,11 @@ func plain(v any) any {
 
 func one(t *testing.T, item string) *Item {
 	t.Helper()
-	items, err := ParseBatch([]byte(`{"items":[` + item + `]}`))
-	if err != nil || len(items) != 1 {
-		t.Fatalf("%s: got %d items, %v", item, len(items), err)
+	b, err := ParseBatch([]byte(`{"items":[` + item + `]}`))
+	if err != nil || len(b.Items) != 1 || b.Report {
+		t.Fatalf("%s: got %+v, %v", item, b, err)
 	}
-	return items[0]
+	return b.Items[0]
 }
 
 func TestItemFields(t *testing.T) {
@@ -179,14 +179,18 @@ func TestBatchTexts(t *testing.T) {
 		"{}":                     "Invalid format: object does not contain 'items'",
 		`{"items":{}}`:           "Invalid format: object contains 'items' with wrong type",
 		`{"items":[{"channel":"a","http-stream":{"content":"x"}},{"channel":"a"}]}`: "Invalid format: no formats specified",
+		`{"items":[],"report":1}`: "Invalid format: object contains 'report' with wrong type",
 	} {
-		items, err := ParseBatch([]byte(body))
-		if items != nil || err == nil || err.Error() != want {
-			t.Errorf("%q: got %v, %v; want %q", body, items, err, want)
+		b, err := ParseBatch([]byte(body))
+		if b.Items != nil || err == nil || err.Error() != want {
+			t.Errorf("%q: got %v, %v; want %q", body, b, err, want)
 		}
 	}
-	if items, err := ParseBatch([]byte(`{"items":[]}`)); len(items) != 0 || err != nil {
-		t.Errorf("empty batch: %v, %v", items, err)
+	if b, err := ParseBatch([]byte(`{"items":[]}`)); len(b.Items) != 0 || err != nil {
+		t.Errorf("empty batch: %v, %v", b, err)
+	}
+	if b, err := ParseBatch([]byte(`{"items":[],"report":true}`)); !b.Report || err != nil {
+		t.Errorf("with report: %v, %v", b, err)
 	}
 }
 

@@ -22,8 +22,9 @@ import (
 // version is set by the linker.
 var version = "dev"
 
-// Server is a process package's server. It may also have Ready() error and
-// Reload() error.
+// Server is a process package's server. It may also have Ready() error,
+// Reload() error, and Admin() map[string]http.Handler: what the admin listener
+// serves for it, by path.
 type Server interface {
 	Run(ctx context.Context) error
 	Close() error

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -74,6 +75,11 @@ func serve(ctx context.Context, p Program, cfg *config.Config, c *common) (err e
 		o := metrics.AdminOptions{Spec: adminSpec, Gatherer: registry, Pprof: cfg.Admin.Pprof, Logger: log}
 		if r, ok := server.(interface{ Ready() error }); ok {
 			o.Ready = r.Ready
+		}
+		if a, ok := server.(interface {
+			Admin() map[string]http.Handler
+		}); ok {
+			o.Extra = a.Admin()
 		}
 		admin, err := metrics.NewAdmin(o)
 		if err != nil {
