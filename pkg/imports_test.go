@@ -42,6 +42,7 @@ var packages = []struct {
 	{"pkg/bus", "frames between processes", nil},
 	{"pkg/bus/bustest", "the bus in memory, for tests", []string{"pkg/bus"}},
 	{"pkg/origin", "requests to origins over kept connections", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy"}},
+	{"pkg/outbound", "requests to addresses that others chose", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy", "pkg/origin"}},
 
 	// What all processes share.
 	{"pkg/config", "the configuration file", nil},
@@ -57,7 +58,7 @@ var packages = []struct {
 	{"pkg/handler", "subscriptions and delivery", []string{
 		"pkg/bus", "pkg/channel", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/publish", "pkg/tnet", "pkg/wheel",
 	}},
-	{"pkg/zurl", "outbound HTTP", []string{"pkg/bus", "pkg/exchange", "pkg/frame", "pkg/http1", "pkg/netpolicy", "pkg/tnet"}},
+	{"pkg/zurl", "requests for others", []string{"pkg/bus", "pkg/frame", "pkg/netpolicy", "pkg/outbound"}},
 	{"pkg/griptest", "the four processes in one, for tests", []string{
 		"pkg/bus", "pkg/bus/bustest", "pkg/connmgr", "pkg/frame", "pkg/handler", "pkg/origin", "pkg/proxy", "pkg/route", "pkg/zurl",
 	}},
@@ -87,7 +88,7 @@ var modules = []struct {
 	{"github.com/golang-jwt/jwt", []string{"pkg/grip", "pkg/handler"}, "tokens are part of GRIP, and of who may publish"},
 	{"github.com/evanphx/json-patch", []string{"pkg/publish"}, "patches are part of published items"},
 	{"github.com/fsnotify/fsnotify", []string{"pkg/proxy", "pkg/bus"}, "the routes file and the run directory are watched"},
-	{"github.com/prometheus", []string{"pkg/metrics", "pkg/bus", "pkg/origin", "pkg/connmgr", "pkg/proxy", "pkg/handler", "pkg/zurl", "cmd/internal/cli"}, "formats and engines count nothing"},
+	{"github.com/prometheus", []string{"pkg/metrics", "pkg/bus", "pkg/origin", "pkg/outbound", "pkg/connmgr", "pkg/proxy", "pkg/handler", "pkg/zurl", "cmd/internal/cli"}, "formats and engines count nothing"},
 	{"golang.org/x", []string{"..."}, "next to the standard library"},
 }
 

@@ -27,6 +27,7 @@ type conn struct {
 	// Read while idle, by the pool.
 	idleSince time.Time
 	keepFor   time.Duration
+	tooOld    time.Time // zero for never
 
 	// Both sides of an exchange push the deadline on.
 	limit   atomic.Int64 // time.Duration without progress that is too long
@@ -74,7 +75,9 @@ func (c *conn) release() {
 	}
 }
 
-func (c *conn) expired(now time.Time) bool { return now.Sub(c.idleSince) >= c.keepFor }
+func (c *conn) expired(now time.Time) bool {
+	return now.Sub(c.idleSince) >= c.keepFor || !c.tooOld.IsZero() && !now.Before(c.tooOld)
+}
 
 // usable reports whether an idle connection may carry another request.
 func (c *conn) usable() bool {
@@ -115,6 +118,9 @@ func (p *Pool) dial(ctx context.Context, b *bucket) (*conn, error) {
 	}
 	p.dialled.Add(1)
 	c := &conn{nc: nc, b: b, keepFor: p.opt.KeepAlive}
+	if p.opt.MaxAge > 0 {
+		c.tooOld = time.Now().Add(p.opt.MaxAge)
+	}
 	if t, ok := nc.(*tls.Conn); ok {
 		nc = t.NetConn()
 	}

@@ -30,6 +30,9 @@ type Options struct {
 	// KeepAlive is how long an unused connection is kept, unless the origin's
 	// Keep-Alive field names a shorter time. Default 55 s.
 	KeepAlive time.Duration
+	// MaxAge is how long after it was made a connection may be used for a further
+	// request. Default 0: for ever.
+	MaxAge time.Duration
 
 	// MaxOpen and MaxOpenPerTarget bound the connections in use and idle.
 	// Requests over a bound wait for up to ConnectTimeout; an idle connection to

@@ -1,7 +1,7 @@
 package zurl
 
 import (
-	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,12 +37,9 @@ type Options struct {
 
 	// Policy says where requests may go that are not trusted. nil allows all.
 	Policy *netpolicy.Rules
-	// TLS is the base of the TLS configuration; nil is the standard one.
-	TLS *tls.Config
+	// RootCAs verify servers; nil means those of the system.
+	RootCAs *x509.CertPool
 }
-
-// maxRedirects is the most that a request may follow.
-const maxRedirects = 8
 
 // DefaultOptions returns the defaults.
 func DefaultOptions() Options {

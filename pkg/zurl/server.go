@@ -2,6 +2,7 @@ package zurl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/outbound"
 )
 
 // Server is a zurl process. Make it with New.
@@ -18,7 +20,7 @@ type Server struct {
 	o       Options
 	log     *slog.Logger
 	metrics *metrics
-	clients clients
+	client  *outbound.Client
 	running atomic.Bool
 
 	mu       sync.Mutex // guards what follows
@@ -55,7 +57,14 @@ func New(o Options) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("zurl metrics: %w", err)
 	}
-	s := &Server{o: o, log: o.Logger, metrics: m, clients: newClients(&o), boots: make(map[bus.Peer]*boot)}
+	client, err := outbound.New(outbound.Options{
+		Registerer: o.Registerer, Policy: o.Policy, RootCAs: o.RootCAs,
+		ConnectTimeout: o.ConnectTimeout, MaxHead: int(o.MaxHead),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("zurl: %w", err)
+	}
+	s := &Server{o: o, log: o.Logger, metrics: m, client: client, boots: make(map[bus.Peer]*boot)}
 	s.idle.L = &s.mu
 	return s, nil
 }
@@ -79,15 +88,13 @@ func (s *Server) Run(ctx context.Context) error {
 		stopBus()
 		err = <-failed
 	}
-	s.clients.close()
-	return err
+	return errors.Join(err, s.client.Close())
 }
 
 // Close is for a Server that Run was not called for; it has nothing to do
 // otherwise.
 func (s *Server) Close() error {
-	s.clients.close()
-	return nil
+	return s.client.Close()
 }
 
 // Ready says why the process is not ready, or nil.
@@ -166,7 +173,7 @@ func (s *Server) enqueue(from bus.Peer, fetch *frame.Fetch) string {
 	defer s.mu.Unlock()
 	b := s.boots[from]
 	if s.stopping || b == nil {
-		return conditionStopping
+		return outbound.Stopping
 	}
 	j := &job{peer: from, ctx: b.ctx, fetch: fetch, arrived: time.Now()}
 	if s.workers < s.o.MaxOpen {

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -27,6 +26,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
 	"github.com/holdfast/holdfast/pkg/netpolicy"
+	"github.com/holdfast/holdfast/pkg/outbound"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -198,7 +198,7 @@ func TestCompressed(t *testing.T) {
 	if len(got.Body) != 100000 || http1.Has(got.Header, "Content-Encoding") {
 		t.Errorf("got %d bytes, %v", len(got.Body), got.Header)
 	}
-	r.expect(frame.Fetch{Method: "GET", URI: origin.URL, MaxBody: 99999}, conditionTooLarge)
+	r.expect(frame.Fetch{Method: "GET", URI: origin.URL, MaxBody: 99999}, outbound.MaxSizeExceeded)
 }
 
 func TestBadRequests(t *testing.T) {
@@ -213,9 +213,9 @@ func TestBadRequests(t *testing.T) {
 		{Method: "GET", URI: "http://localhost/", Header: []frame.Field{{Name: "A", Value: "b\r\nC: d"}}},
 		{Method: "GET", URI: "http://localhost/", Header: []frame.Field{{Name: "A b", Value: "c"}}},
 	} {
-		r.expect(f, conditionBadRequest)
+		r.expect(f, outbound.BadRequest)
 	}
-	r.expect(frame.Fetch{Method: "HEAD", URI: "http://localhost/", Body: []byte("x")}, conditionHeadBody)
+	r.expect(frame.Fetch{Method: "HEAD", URI: "http://localhost/", Body: []byte("x")}, outbound.BodyNotAllowed)
 }
 
 func TestConnectionFails(t *testing.T) {
@@ -233,9 +233,9 @@ func TestConnectionFails(t *testing.T) {
 		}
 	})
 	r := newRig(t, nil)
-	r.expect(frame.Fetch{Method: "GET", URI: refused}, conditionConnectionFailed)
-	r.expect(frame.Fetch{Method: "GET", URI: "http://name.invalid/"}, conditionConnectionFailed)
-	r.expect(frame.Fetch{Method: "GET", URI: reset.URL}, conditionUndefined)
+	r.expect(frame.Fetch{Method: "GET", URI: refused}, outbound.ConnectionFailed)
+	r.expect(frame.Fetch{Method: "GET", URI: "http://name.invalid/"}, outbound.ConnectionFailed)
+	r.expect(frame.Fetch{Method: "GET", URI: reset.URL}, outbound.Undefined)
 }
 
 func TestTimeout(t *testing.T) {
@@ -249,8 +249,8 @@ func TestTimeout(t *testing.T) {
 	})
 	defer close(release)
 	r := newRig(t, nil)
-	r.expect(frame.Fetch{Method: "GET", URI: origin.URL, Millis: 50}, conditionTimeout)
-	r.expect(frame.Fetch{Method: "GET", URI: origin.URL + "/body", Millis: 50}, conditionTimeout)
+	r.expect(frame.Fetch{Method: "GET", URI: origin.URL, Millis: 50}, outbound.SessionTimeout)
+	r.expect(frame.Fetch{Method: "GET", URI: origin.URL + "/body", Millis: 50}, outbound.SessionTimeout)
 }
 
 func TestRedirects(t *testing.T) {
@@ -279,8 +279,8 @@ func TestRedirects(t *testing.T) {
 	if got := r.do(frame.Fetch{Method: "POST", URI: origin.URL + "/once", Body: []byte("x"), Redirects: 1}); string(got.Body) != "POST x" {
 		t.Errorf("got %+v", got)
 	}
-	r.expect(frame.Fetch{Method: "GET", URI: origin.URL + "/loop", Redirects: 255}, conditionRedirects)
-	r.expect(frame.Fetch{Method: "GET", URI: origin.URL + "/ftp", Redirects: 1}, conditionUndefined)
+	r.expect(frame.Fetch{Method: "GET", URI: origin.URL + "/loop", Redirects: 255}, outbound.TooManyRedirects)
+	r.expect(frame.Fetch{Method: "GET", URI: origin.URL + "/ftp", Redirects: 1}, outbound.Undefined)
 	header := []frame.Field{{Name: "Grip-Sig", Value: "secret"}, {Name: "Authorization", Value: "secret"}, {Name: "A", Value: "1"}}
 	if got := r.do(frame.Fetch{Method: "GET", URI: origin.URL + "/away", Redirects: 1, Header: header}); string(got.Body) != "sig= auth= a=1" {
 		t.Errorf("to another host: got %+v %s", got, got.Body)
@@ -298,19 +298,19 @@ func TestPolicy(t *testing.T) {
 	})
 	port := origin.URL[strings.LastIndex(origin.URL, ":"):]
 	r := newRig(t, func(o *Options) { o.Policy = deny(t, "forbidden.test", "@internal") })
-	r.expect(frame.Fetch{Method: "GET", URI: "http://forbidden.test/"}, conditionPolicy)
+	r.expect(frame.Fetch{Method: "GET", URI: "http://forbidden.test/"}, outbound.PolicyViolation)
 	r.expect(frame.Fetch{Method: "GET", URI: origin.URL, Trusted: true}, "")
 	for _, uri := range []string{origin.URL, "http://2130706433" + port, "http://[::ffff:127.0.0.1]" + port} {
 		// Some resolvers do not take the number for an address; that is a refusal too.
-		if got := r.do(frame.Fetch{Method: "GET", URI: uri}); got.Condition != conditionPolicy && got.Condition != conditionConnectionFailed {
+		if got := r.do(frame.Fetch{Method: "GET", URI: uri}); got.Condition != outbound.PolicyViolation && got.Condition != outbound.ConnectionFailed {
 			t.Errorf("%s: got %+v", uri, got)
 		}
 	}
-	r.expect(frame.Fetch{Method: "GET", URI: "http://name.invalid/", ConnectHost: "127.0.0.1" + port}, conditionPolicy)
+	r.expect(frame.Fetch{Method: "GET", URI: "http://name.invalid/", ConnectHost: "127.0.0.1" + port}, outbound.PolicyViolation)
 
 	r = newRig(t, func(o *Options) { o.Policy = deny(t, "forbidden.test") })
-	r.expect(frame.Fetch{Method: "GET", URI: origin.URL + "?to=http://forbidden.test/", Redirects: 1}, conditionPolicy)
-	r.expect(frame.Fetch{Method: "GET", URI: origin.URL, ConnectHost: "forbidden.test"}, conditionPolicy)
+	r.expect(frame.Fetch{Method: "GET", URI: origin.URL + "?to=http://forbidden.test/", Redirects: 1}, outbound.PolicyViolation)
+	r.expect(frame.Fetch{Method: "GET", URI: origin.URL, ConnectHost: "forbidden.test"}, outbound.PolicyViolation)
 }
 
 func TestConnectHost(t *testing.T) {
@@ -320,7 +320,7 @@ func TestConnectHost(t *testing.T) {
 	if string(got.Body) != "name.invalid" {
 		t.Errorf("got %+v", got)
 	}
-	r.expect(frame.Fetch{Method: "GET", URI: "http://name.invalid/"}, conditionConnectionFailed)
+	r.expect(frame.Fetch{Method: "GET", URI: "http://name.invalid/"}, outbound.ConnectionFailed)
 }
 
 func TestTLS(t *testing.T) {
@@ -331,15 +331,15 @@ func TestTLS(t *testing.T) {
 	plain := serve(t, func(http.ResponseWriter, *http.Request) {})
 
 	r := newRig(t, nil)
-	r.expect(frame.Fetch{Method: "GET", URI: origin.URL}, conditionTLS)
-	r.expect(frame.Fetch{Method: "GET", URI: strings.Replace(plain.URL, "http:", "https:", 1)}, conditionTLS)
+	r.expect(frame.Fetch{Method: "GET", URI: origin.URL}, outbound.TLSError)
+	r.expect(frame.Fetch{Method: "GET", URI: strings.Replace(plain.URL, "http:", "https:", 1)}, outbound.TLSError)
 
 	roots := x509.NewCertPool()
 	roots.AddCert(origin.Certificate())
-	r = newRig(t, func(o *Options) { o.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12} })
+	r = newRig(t, func(o *Options) { o.RootCAs = roots })
 	r.expect(frame.Fetch{Method: "GET", URI: origin.URL}, "")
 	wrongName := strings.Replace(origin.URL, "127.0.0.1", "localhost", 1)
-	r.expect(frame.Fetch{Method: "GET", URI: wrongName}, conditionTLS)
+	r.expect(frame.Fetch{Method: "GET", URI: wrongName}, outbound.TLSError)
 }
 
 // Requests beyond MaxOpen wait, in order; beyond MaxQueued they are refused.
@@ -416,12 +416,12 @@ func TestStop(t *testing.T) {
 			r := newRig(t, func(o *Options) { o.DrainTime = patience })
 			c := r.ask(frame.Fetch{Method: "GET", URI: origin.URL})
 			<-started
-			want := conditionStopping
+			want := outbound.Stopping
 			if name == "finish" {
 				want = ""
 				go func() {
 					bustest.Eventually(t, "refusal of further requests", func() bool {
-						return r.server.enqueue(bus.Peer{Name: "x", Boot: 1}, &frame.Fetch{}) == conditionStopping
+						return r.server.enqueue(bus.Peer{Name: "x", Boot: 1}, &frame.Fetch{}) == outbound.Stopping
 					})
 					close(release)
 				}()
