@@ -55,6 +55,8 @@ type options struct {
 	disturbance float64
 	repeats     int
 	pprof       bool
+	set         string // settings of Holdfast
+	load        string // more flags of the client
 	keep        bool
 	out         string
 	add         bool
@@ -102,6 +104,8 @@ func main() {
 	f.Float64Var(&o.disturbance, "disturbance", 0.15, "processors that others may use before a measurement is repeated")
 	f.IntVar(&o.repeats, "repeats", 2, "how often a disturbed measurement is repeated; the least disturbed counts")
 	f.BoolVar(&o.pprof, "pprof", false, "serve profiles on Holdfast's admin listeners")
+	f.StringVar(&o.set, "set", "", "settings of Holdfast, SECTION.KEY=VALUE, separated by spaces")
+	f.StringVar(&o.load, "load", "", "flags of the load client that override those of the measurement, separated by spaces")
 	f.BoolVar(&o.keep, "keep", false, "keep the directories with configurations and logs")
 	f.StringVar(&o.out, "out", "bench/out/peers.json", "result file")
 	f.BoolVar(&o.add, "add", false, "keep what the result file has of other systems and rows")
@@ -277,6 +281,7 @@ func measureOnce(ctx context.Context, o *options, s system, row measurement, dir
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	args := append([]string{"-target", in.target.String(), "-pids", join(pids), "-header", in.header}, row.args(s, in, o.quick)...)
+	args = append(args, strings.Fields(o.load)...)
 	cmd := exec.CommandContext(ctx, filepath.Join(o.bin, "load"), args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var out, errs bytes.Buffer

@@ -112,7 +112,11 @@ command_spec=tcp://127.0.0.1:%[6]d
 	if err != nil {
 		return nil, err
 	}
-	if err := g.start("holdfast", o.holdfast, "--config", filepath.Join(g.dir, "holdfast.conf")); err != nil {
+	args := []string{o.holdfast, "--config", filepath.Join(g.dir, "holdfast.conf")}
+	for _, setting := range strings.Fields(o.set) {
+		args = append(args, "--set", setting)
+	}
+	if err := g.start("holdfast", args...); err != nil {
 		return nil, err
 	}
 	in := &instance{target: local(ports[0]), publish: local(ports[2]), publishPath: "/publish/", zmq: local(ports[1])}

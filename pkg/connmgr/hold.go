@@ -20,27 +20,32 @@ import (
 // While it is starting, the connection's own goroutine writes the head and the
 // initial body; publications wait in the backlog.
 type hold struct {
+	// What the fan-out looks at for each member comes first, so that it is one or
+	// two cache lines: with ten thousand members each further one costs as much
+	// as the rest of what we do around the system call.
+	fd       int32 // of the socket, while the writer may write to it directly; else -1
+	mode     frame.Mode
+	policy   frame.Policy
+	chunked  bool // a stream's body is in chunks
+	noBody   bool // the response cannot have a body
+	parked   bool // the socket is the writer's
+	stuck    bool // a goroutine waits for room in the socket, which nobody may write to
+	ending   bool // no more publications; over when the backlog is empty
+	cutting  bool // it was cut while starting
+	close    bool // the connection ends with this hold
+	over     bool
+	reason   frame.Reason // why it ends
+	backlog  *backlog     // nil if empty
+	ws       *wsHold      // nil if it is no WebSocket
+	sent     uint64       // bytes that went to the client
+	lastSend time.Time    // last publication sent, or keep-alive armed
+
 	x *exch
 	c *conn
 	w *writer
 
-	mode    frame.Mode
-	policy  frame.Policy
-	chunked bool // a stream's body is in chunks
-	noBody  bool // the response cannot have a body
-
-	parked  bool // the socket is the writer's
-	stuck   bool // a goroutine waits for room in the socket, which nobody may write to
-	ending  bool // no more publications; over when the backlog is empty
-	cutting bool // it was cut while starting
-	close   bool // the connection ends with this hold
-	over    bool
-	reason  frame.Reason // why it ends
-
 	members []membership
-	backlog *backlog // nil if empty
 	timer   wheel.Timer[*hold]
-	sent    uint64 // bytes that went to the client
 	credit  uint64 // body bytes consumed and not yet told
 
 	// The end that waits for the connection to be parked; see end.
@@ -49,10 +54,8 @@ type hold struct {
 
 	keep      frame.KeepAlive
 	keepDelay time.Duration // from the last sign of life to the next keep-alive
-	lastSend  time.Time     // last publication sent, or keep-alive armed
 	endAt     time.Time     // when a stopping server ends this hold; zero if it does not
 
-	ws     *wsHold // nil if it is no WebSocket
 	record []byte
 	answer *frame.Hold  // ModeResponse: what to send when the time is over
 	retry  *frame.Retry // ask the origin anew as soon as parked
@@ -60,7 +63,7 @@ type hold struct {
 
 // newHold makes the hold that f asks for.
 func newHold(x *exch, w *writer, f *frame.Hold, policy frame.Policy) *hold {
-	h := &hold{x: x, c: x.c, w: w, mode: f.Mode, policy: policy, keep: f.KeepAlive}
+	h := &hold{fd: -1, x: x, c: x.c, w: w, mode: f.Mode, policy: policy, keep: f.KeepAlive}
 	if f.Mode == frame.ModeResponse {
 		h.answer = f
 		h.record = f.Record
@@ -330,7 +333,7 @@ func (w *writer) begin(h *hold, gs []*group) {
 // park makes the socket of h the writer's. The connection's goroutine has sent n
 // bytes for the hold.
 func (w *writer) park(h *hold, n int) {
-	h.parked = true
+	w.own(h)
 	h.sent += uint64(n)
 	switch {
 	case h.cutting:
@@ -350,6 +353,14 @@ func (w *writer) park(h *hold, n int) {
 		w.endFor(h, frame.ReasonShutdown)
 	}
 	w.settle(h)
+}
+
+// own notes that the socket of h is the writer's.
+func (w *writer) own(h *hold) {
+	h.parked = true
+	if h.c.tls == nil {
+		h.fd = h.c.sock.fd()
+	}
 }
 
 // frame handles what the handler sent for h.

@@ -810,7 +810,7 @@ func members(t testing.TB, n int) (*writer, *group) {
 		s.remember(c)
 		x := &exch{id: uint64(i + 1), c: c}
 		h := newHold(x, w, &frame.Hold{Mode: frame.ModeStream, Code: 200}, frame.PolicyClose)
-		h.parked = true
+		w.own(h)
 		w.begin(h, s.acquire([]string{"g"}, w))
 	}
 	return w, s.groups.byKey["g"]

@@ -190,6 +190,9 @@ func (s *Server) Close() error {
 			open = append(open, c)
 		}
 		s.connMu.Unlock()
+		for _, w := range s.writers {
+			w.stopDirect()
+		}
 		for _, c := range open {
 			c.close()
 		}

@@ -35,6 +35,14 @@ func newSock(nc net.Conn, timeout time.Duration) (*sock, error) {
 	return &sock{Conn: nc, rc: rc, timeout: timeout}, nil
 }
 
+// fd returns the descriptor, for calls that are made while nobody closes the
+// socket.
+func (s *sock) fd() int32 {
+	fd := int32(-1)
+	_ = s.rc.Control(func(n uintptr) { fd = int32(n) }) // fails on a closed socket only
+	return fd
+}
+
 // tryWriter makes write(2) calls without an allocation: the function that
 // RawConn.Write wants is made once.
 type tryWriter struct {

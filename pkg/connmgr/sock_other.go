@@ -21,3 +21,18 @@ func pollHangup(fd int) hangup {
 	}
 	return hangupGone
 }
+
+// writeNow makes one write(2) call, which must not be able to block.
+func writeNow(fd int32, p []byte) (int, error) {
+	for {
+		n, err := unix.Write(int(fd), p)
+		switch {
+		case err == nil:
+			return n, nil
+		case errors.Is(err, unix.EAGAIN):
+			return 0, nil
+		case !errors.Is(err, unix.EINTR):
+			return 0, err
+		}
+	}
+}

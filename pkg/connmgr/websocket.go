@@ -157,7 +157,7 @@ func (s *Server) fromHandler(p *peer, x *exch, seq uint64, f frame.Frame) error 
 
 func (s *Server) newWSHold(x *exch) *hold {
 	w := s.writers[x.id%uint64(len(s.writers))]
-	h := &hold{x: x, c: x.c, w: w, mode: frame.ModeWebSocket, policy: s.opt.Policy, ws: new(wsHold)}
+	h := &hold{fd: -1, x: x, c: x.c, w: w, mode: frame.ModeWebSocket, policy: s.opt.Policy, ws: new(wsHold)}
 	h.timer.Owner, h.ws.delayTimer.Owner, h.ws.closeTimer.Owner = h, h, h
 	return h
 }

@@ -1,6 +1,7 @@
 package connmgr
 
 import (
+	"runtime"
 	"sync"
 	"time"
 
@@ -36,6 +37,11 @@ type writer struct {
 	tally tally
 	try   *tryWriter
 	now   time.Time // when the current round began
+
+	// direct is held while the writer writes to descriptors without the net
+	// package knowing of it, which Server.Close must not close meanwhile.
+	direct sync.Mutex
+	shut   bool // nothing may be written any more; guarded by direct
 
 	scratch []byte // for what is written at once; its content does not outlive a write
 	ends    []int  // of the publications in scratch
@@ -292,6 +298,10 @@ func (w *writer) deliver(j *job) {
 	}
 }
 
+// yieldEvery is after how many direct writes, of which the scheduler does not
+// know, others get a turn: about every millisecond.
+const yieldEvery = 128
+
 // fanOut writes a run of publications to every member of g, each with one
 // system call. This is the hot path: nothing in it allocates for a member whose
 // socket takes the bytes.
@@ -299,11 +309,13 @@ func (w *writer) fanOut(g *group, run []job) {
 	if len(g.members[w.i]) == 0 {
 		return
 	}
-	var encoded [framings][]byte // the bytes of the run
-	whole, sent := 0, 0          // members that took everything at once; bytes
+	w.direct.Lock()
+	defer w.direct.Unlock()
+	var encoded [framings][]byte  // the bytes of the run
+	whole, sent, calls := 0, 0, 0 // members that took everything at once; bytes; writes
 	for i := len(g.members[w.i]) - 1; i >= 0; i-- {
 		h := g.members[w.i][i].h
-		if !h.ready() || h.c.tls != nil {
+		if h.fd < 0 || !h.ready() || w.shut {
 			w.giveRun(h, run)
 			continue
 		}
@@ -317,7 +329,10 @@ func (w *writer) fanOut(g *group, run []job) {
 			whole++
 			continue
 		}
-		n, err := w.try.write(h.c.sock.rc, p, false)
+		if calls++; calls%yieldEvery == 0 {
+			runtime.Gosched()
+		}
+		n, err := writeNow(h.fd, p)
 		h.sent += uint64(n)
 		sent += n
 		switch {
@@ -334,6 +349,14 @@ func (w *writer) fanOut(g *group, run []job) {
 	for i := range run {
 		w.tally.delivered(run[i].d, whole, w.now)
 	}
+}
+
+// stopDirect returns when the writer makes no more writes of which the net
+// package does not know.
+func (w *writer) stopDirect() {
+	w.direct.Lock()
+	defer w.direct.Unlock()
+	w.shut = true
 }
 
 func runBytes(run []job, f framing) []byte {
@@ -383,7 +406,7 @@ func (w *writer) keepRest(h *hold, run []job, n int) {
 // giveRun brings a run to a member that cannot be written to directly: it has a
 // backlog, is not parked yet, or speaks TLS.
 func (w *writer) giveRun(h *hold, run []job) {
-	if h.ready() {
+	if h.ready() && h.c.tls != nil {
 		w.sealRun(h, run)
 		return
 	}

@@ -21,7 +21,8 @@ func (w *writer) wsWait(h *hold, d time.Duration) {
 
 // upgraded makes the socket of h the writer's.
 func (w *writer) upgraded(h *hold, deflate bool) {
-	h.parked, h.ws.deflate = true, deflate
+	w.own(h)
+	h.ws.deflate = deflate
 	if h.cutting {
 		w.cut(h, h.reason)
 		return

@@ -1,8 +1,12 @@
 package connmgr
 
 import (
+	"bytes"
 	"net"
+	"os"
 	"runtime"
+	"slices"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -96,4 +100,47 @@ func (r *rig) parked() int {
 		n += <-count
 	}
 	return n
+}
+
+// A delivery is one system call, and so are many that are written together.
+func TestWritesPerDelivery(t *testing.T) {
+	const n, rounds = 50, 20
+	w, g := members(t, n)
+	d := newDelivery(&peer{}, publish(1, "g", "hello"))
+	for _, tc := range []struct {
+		name string
+		run  []job
+	}{
+		{"one", []job{{kind: jobDeliver, d: d, g: g}}},
+		{"run of four", slices.Repeat([]job{{kind: jobDeliver, d: d, g: g}}, 4)},
+	} {
+		before := writeCalls(t)
+		for range rounds {
+			w.fanOut(g, tc.run)
+		}
+		// The runtime wakes its own poller with a write now and then.
+		if got := writeCalls(t) - before; got < n*rounds || got > n*rounds*11/10 {
+			t.Errorf("%s: %d write calls for %d members, %d times", tc.name, got, n, rounds)
+		}
+	}
+}
+
+// writeCalls returns how many write calls this process has made.
+func writeCalls(t *testing.T) int {
+	t.Helper()
+	b, err := os.ReadFile("/proc/self/io")
+	if err != nil {
+		t.Skip(err)
+	}
+	for line := range bytes.Lines(b) {
+		if rest, ok := bytes.CutPrefix(line, []byte("syscw: ")); ok {
+			n, err := strconv.Atoi(string(bytes.TrimSpace(rest)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+	}
+	t.Fatal("no syscw in /proc/self/io")
+	return 0
 }
