@@ -103,11 +103,12 @@ func Seq(f frame.Frame) (id, seq uint64, ok bool) {
 	return 0, 0, false
 }
 
-// Window counts the body bytes that may still be sent in one direction.
+// Window counts the body bytes that may still be sent in one direction. The zero
+// value is one of no bytes.
 type Window struct {
 	mu    sync.Mutex
 	avail int64
-	more  chan struct{} // buffer 1: a credit came, or the window was closed; never closed
+	more  chan struct{} // buffer 1: a credit came, or the window was closed; never closed; nil until somebody waits
 	err   error
 }
 
@@ -115,7 +116,7 @@ type Window struct {
 func NewWindow() *Window { return NewWindowOf(frame.InitialWindow) }
 
 // NewWindowOf returns a window of n bytes.
-func NewWindowOf(n int64) *Window { return &Window{avail: n, more: make(chan struct{}, 1)} }
+func NewWindowOf(n int64) *Window { return &Window{avail: n} }
 
 // Take waits until at least one byte may be sent and takes up to max bytes. One
 // goroutine at a time may call it.
@@ -132,9 +133,13 @@ func (w *Window) Take(ctx context.Context, max int) (int, error) {
 			w.mu.Unlock()
 			return n, nil
 		}
+		if w.more == nil {
+			w.more = make(chan struct{}, 1)
+		}
+		more := w.more
 		w.mu.Unlock()
 		select {
-		case <-w.more:
+		case <-more:
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		}
@@ -147,72 +152,77 @@ func (w *Window) Return(n int) { w.Add(uint64(n)) }
 // Add adds n bytes. A peer that grants more than 1 TiB at once is ignored.
 func (w *Window) Add(n uint64) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	if n < 1<<40 {
 		w.avail += int64(n)
 	}
-	w.mu.Unlock()
-	w.wake()
+	wake(w.more)
 }
 
 // Close makes Take return err.
 func (w *Window) Close(err error) {
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.err == nil {
 		w.err = err
 	}
-	w.mu.Unlock()
-	w.wake()
+	wake(w.more)
 }
 
-func (w *Window) wake() {
+// wake makes ch ready. A nil ch has nobody who waits.
+func wake(ch chan struct{}) {
 	select {
-	case w.more <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }
 
 // Mailbox hands frames from the bus's goroutine, which must not block, to the
-// goroutine of one exchange. Credits bound what it can hold.
+// goroutine of one exchange. Credits bound what it can hold. The zero value is an
+// empty mailbox.
 type Mailbox struct {
 	mu     sync.Mutex
 	frames []frame.Frame
 	err    error
-	ready  chan struct{} // buffer 1: something was put or the box closed; never closed
+	ready  chan struct{} // buffer 1: something was put or the box closed; never closed; nil until somebody waits
 }
 
 // NewMailbox returns an empty mailbox.
-func NewMailbox() *Mailbox { return &Mailbox{ready: make(chan struct{}, 1)} }
+func NewMailbox() *Mailbox { return new(Mailbox) }
 
 // Put adds a frame. After Close it does nothing.
 func (m *Mailbox) Put(f frame.Frame) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.err == nil {
 		m.frames = append(m.frames, f)
 	}
-	m.mu.Unlock()
-	m.wake()
+	wake(m.ready)
 }
 
 // Close lets the reader take what is there, then gives it err.
 func (m *Mailbox) Close(err error) {
 	m.mu.Lock()
+	defer m.mu.Unlock()
 	if m.err == nil {
 		m.err = err
 	}
-	m.mu.Unlock()
-	m.wake()
-}
-
-func (m *Mailbox) wake() {
-	select {
-	case m.ready <- struct{}{}:
-	default:
-	}
+	wake(m.ready)
 }
 
 // Ready returns a channel that yields when Take may have something. A reader
 // that selects on it calls Take afterwards and accepts nil.
-func (m *Mailbox) Ready() <-chan struct{} { return m.ready }
+func (m *Mailbox) Ready() <-chan struct{} {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ready == nil {
+		m.ready = make(chan struct{}, 1)
+		if len(m.frames) > 0 || m.err != nil {
+			wake(m.ready)
+		}
+	}
+	return m.ready
+}
 
 // Take returns the next frame without waiting: nil, nil if there is none.
 func (m *Mailbox) Take() (frame.Frame, error) {
@@ -225,12 +235,12 @@ func (m *Mailbox) Take() (frame.Frame, error) {
 		if len(m.frames) == 0 {
 			m.frames = nil
 		} else {
-			m.wake()
+			wake(m.ready)
 		}
 		return f, nil
 	}
 	if m.err != nil {
-		m.wake()
+		wake(m.ready)
 	}
 	return nil, m.err
 }
@@ -242,7 +252,7 @@ func (m *Mailbox) Get(ctx context.Context) (frame.Frame, error) {
 			return f, err
 		}
 		select {
-		case <-m.ready:
+		case <-m.Ready():
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

@@ -224,6 +224,10 @@ var errNoHandler = errors.New("no handler answered")
 func (e *exch) offer(a *frame.Accept) error {
 	timeout := time.NewTimer(e.s.opts.HandOverTimeout)
 	defer timeout.Stop()
+	answers := make(chan handlerAnswer, 1)
+	e.mu.Lock()
+	e.answer = answers
+	e.mu.Unlock()
 	var to bus.Peer // who has it; zero if nobody
 	wait := time.Millisecond
 	for {
@@ -240,7 +244,7 @@ func (e *exch) offer(a *frame.Accept) error {
 			}
 		}
 		select {
-		case answer := <-e.answer:
+		case answer := <-answers:
 			if answer.OK {
 				return nil
 			}

@@ -13,7 +13,7 @@ import (
 // is read once: a target that cannot be connected to has read nothing of it.
 type clientBody struct {
 	e     *exch
-	parts *exchange.Mailbox // frames from connmgr
+	parts exchange.Mailbox // frames from connmgr
 
 	mu       sync.Mutex // held by a reader while it waits
 	part     []byte     // what is left of the last one
@@ -25,7 +25,6 @@ type clientBody struct {
 
 func (b *clientBody) init(e *exch) {
 	b.e = e
-	b.parts = exchange.NewMailbox()
 	b.n, b.whole = int64(len(e.req.Body)), !e.req.More
 }
 

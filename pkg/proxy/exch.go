@@ -11,30 +11,32 @@ import (
 	"github.com/holdfast/holdfast/pkg/frame"
 )
 
-// exch is one exchange while this proxy is its far end. One goroutine serves it;
-// the bus's goroutine hands it what arrives.
+// exch is one exchange while this proxy is its far end. One goroutine at a time
+// serves it; the bus's goroutine hands it what arrives. A WebSocket-over-HTTP
+// session that waits has no goroutine, and as little memory as it can do with.
 type exch struct {
 	// Set once.
-	s      *Server
-	x      frame.XID
-	ctx    context.Context // of the exchange; ends when connmgr does not want it any more
-	cancel context.CancelCauseFunc
-	window *exchange.Window // of the response body
-	body   clientBody
-	answer chan handlerAnswer // buffer 1, for the one that is waited for; never closed
-	// Of WebSockets, nil otherwise.
-	acks    chan *frame.Control // buffer 4: late answers to earlier questions are no use; never closed
-	refresh chan struct{}       // buffer 1: a request is wanted; never closed
+	s       *Server
+	x       frame.XID
+	upgrade bool            // a WebSocket
+	window  exchange.Window // of the response body
+	body    clientBody
 
 	// Owned by the serving goroutine.
-	req   *frame.Request
+	ctx   context.Context //nolint:containedctx // of the exchange; ends when connmgr does not want it any more
+	req   *frame.Request  // nil once a session has been accepted
 	log   accessLine
 	jsonp *jsonp // nil if the response is not to be a script
 
 	sendMu sync.Mutex // held while a frame is sent, which may have to wait for room
 
 	mu      sync.Mutex
-	inbox   exchange.Inbox // expects the next frame from connmgr
+	cancel  context.CancelCauseFunc // of ctx; nil while nobody serves
+	ended   error                   // why ctx has ended, or would have
+	answer  chan handlerAnswer      // buffer 1; never closed; nil if none is waited for
+	acks    chan *frame.Control     // buffer 4: late answers to earlier questions are no use; never closed; nil if none is waited for
+	session *overSession            // who is told that something came; nil if it is none
+	inbox   exchange.Inbox          // expects the next frame from connmgr
 	sendSeq uint64
 	lost    bool // this boot of connmgr is gone, or the exchange is over: nothing may be sent
 }
@@ -51,18 +53,29 @@ var (
 )
 
 func newExch(s *Server, x frame.XID, r *frame.Request) *exch {
-	e := &exch{
-		s: s, x: x, req: r,
-		window: exchange.NewWindow(),
-		answer: make(chan handlerAnswer, 1),
-		inbox:  exchange.NewInbox(1),
-	}
+	e := &exch{s: s, x: x, upgrade: r.Upgrade, req: r, inbox: exchange.NewInbox(1)}
+	e.window.Add(frame.InitialWindow)
 	e.ctx, e.cancel = context.WithCancelCause(s.ctx)
 	e.body.init(e)
-	if r.Upgrade {
-		e.acks, e.refresh = make(chan *frame.Control, 4), make(chan struct{}, 1)
-	}
 	return e
+}
+
+// end ends the exchange's context, now or as soon as it is served again. Only the
+// first cause counts.
+func (e *exch) end(cause error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.endLocked(cause)
+}
+
+func (e *exch) endLocked(cause error) {
+	if e.ended == nil {
+		e.ended = cause
+		if e.cancel != nil {
+			e.cancel(cause)
+		}
+	}
+	e.session.wake()
 }
 
 // receive takes a frame from connmgr. It is called by the bus's goroutine.
@@ -75,13 +88,14 @@ func (e *exch) receive(seq uint64, f frame.Frame) {
 			e.window.Add(f.N)
 		case *frame.Cancel:
 			e.lost = true
-			e.cancel(&endError{f.Reason, "canceled by connmgr: " + f.Reason.String()})
+			e.endLocked(&endError{f.Reason, "canceled by connmgr: " + f.Reason.String()})
 		default:
 			e.body.parts.Put(f)
+			e.session.wake()
 		}
 	})
 	if err != nil {
-		e.cancel(errGap)
+		e.endLocked(errGap)
 	}
 }
 
@@ -90,13 +104,15 @@ func (e *exch) receive(seq uint64, f frame.Frame) {
 // reaches the next boot.
 func (e *exch) lose() {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.lost = true
-	e.mu.Unlock()
-	e.cancel(errConnmgrLost)
+	e.endLocked(errConnmgrLost)
 }
 
 // accepted takes a handler's answer. It is called by the bus's goroutine.
 func (e *exch) accepted(from bus.Peer, f *frame.Accepted) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	select {
 	case e.answer <- handlerAnswer{from, f}:
 	default:
@@ -106,8 +122,9 @@ func (e *exch) accepted(from bus.Peer, f *frame.Accepted) {
 // close releases what the exchange has. Nothing is sent after it.
 func (e *exch) close() {
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.lost = true
-	e.mu.Unlock()
+	e.session = nil
 	e.cancel(nil)
 }
 

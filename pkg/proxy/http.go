@@ -298,7 +298,7 @@ func (e *exch) reply(o *outgoing, code int, reason string, h []frame.Field, body
 
 // begin sends the head of the response.
 func (e *exch) begin(f *frame.Response) error {
-	f.Close = f.Close || e.req.Upgrade && f.Code != http.StatusSwitchingProtocols
+	f.Close = f.Close || e.upgrade && f.Code != http.StatusSwitchingProtocols
 	if len(f.Header) > frame.MaxHeaders {
 		return &endError{frame.ReasonOriginFailed, "response has too many header fields"}
 	}

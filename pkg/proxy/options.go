@@ -83,6 +83,10 @@ type Options struct {
 	// After is the timer that gathers changes of the routes file; nil means
 	// time.After.
 	After func(time.Duration) <-chan time.Time
+	// AfterFunc calls f after some time, in a goroutine of its own, and returns a
+	// function that prevents it; nil means time.AfterFunc. WebSocket-over-HTTP
+	// sessions wait with it.
+	AfterFunc func(d time.Duration, f func()) (stop func() bool)
 }
 
 // DefaultOptions returns the defaults. They are those of Pushpin's example

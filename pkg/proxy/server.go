@@ -30,7 +30,7 @@ type Server struct {
 
 	routes   atomic.Pointer[routing]
 	reload   sync.Mutex     // held while the routes file is read
-	serving  sync.WaitGroup // goroutines of exchanges
+	serving  sync.WaitGroup // exchanges, and requests of sessions
 	changed  chan struct{}  // buffer 1: the number of exchanges fell to zero; never closed
 	draining atomic.Bool
 
@@ -55,6 +55,9 @@ func New(opts Options) (*Server, error) {
 	}
 	if opts.After == nil {
 		opts.After = time.After
+	}
+	if opts.AfterFunc == nil {
+		opts.AfterFunc = func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 	}
 	s := &Server{
 		opts:      opts,
@@ -151,6 +154,9 @@ func (s *Server) Close() error {
 func (s *Server) endAll() {
 	s.mu.Lock() // no exchange opens after this
 	s.cancel(errShutdown)
+	for _, e := range s.exchanges {
+		e.end(errShutdown)
+	}
 	s.mu.Unlock()
 	s.serving.Wait()
 	_ = s.origins.Close() // never fails
@@ -180,7 +186,7 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 	case *frame.Tune:
 		s.forward(from, f.ID, f.Seq, f)
 	case *frame.Control:
-		if e := s.find(f.X); e != nil && e.req.Upgrade {
+		if e := s.find(f.X); e != nil && e.upgrade {
 			e.controlled(f)
 		}
 	case *frame.Accepted:
@@ -273,37 +279,47 @@ func (s *Server) open(from bus.Peer, r *frame.Request) {
 
 // serve is the goroutine of an exchange.
 func (s *Server) serve(e *exch) {
-	defer s.serving.Done()
-	defer func() {
-		s.mu.Lock()
-		delete(s.exchanges, e.x)
-		last := len(s.exchanges) == 0
-		s.mu.Unlock()
-		s.metrics.open.Dec()
-		if last && s.draining.Load() {
-			select {
-			case s.changed <- struct{}{}:
-			default:
-			}
-		}
-	}()
+	if e.upgrade {
+		s.finish(e, s.guarded(e, e.serveWebSocket))
+	} else {
+		s.finish(e, s.guarded(e, e.serveHTTP))
+	}
+}
+
+// guarded calls f, and makes an error of a panic.
+func (s *Server) guarded(e *exch, f func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			s.metrics.panics.Inc()
 			s.log.Error("exchange ended by a fault", "exchange", e.x.ID, "peer", e.x.Conn, "err", fmt.Sprint(p), "stack", string(debug.Stack()))
-			e.abort(&endError{frame.ReasonInternal, "fault in proxy"})
+			err = &endError{frame.ReasonInternal, "fault in proxy"}
 		}
-		e.close()
 	}()
-	var err error
-	if e.req.Upgrade {
-		err = e.serveWebSocket()
-	} else {
-		err = e.serveHTTP()
+	return f()
+}
+
+// finish ends an exchange that has been served with err, unless it goes on
+// without a goroutine.
+func (s *Server) finish(e *exch, err error) {
+	if errors.Is(err, errParked) {
+		return
 	}
 	if err != nil {
 		e.abort(err)
 	}
+	e.close()
+	s.mu.Lock()
+	delete(s.exchanges, e.x)
+	last := len(s.exchanges) == 0
+	s.mu.Unlock()
+	s.metrics.open.Dec()
+	if last && s.draining.Load() {
+		select {
+		case s.changed <- struct{}{}:
+		default:
+		}
+	}
+	s.serving.Done()
 }
 
 // forward hands a frame to its exchange. Frames for exchanges that are over come

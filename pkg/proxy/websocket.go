@@ -43,9 +43,12 @@ type socket struct {
 var errDetached = errors.New("proxy: detached")
 
 // serveWebSocket answers a WebSocket handshake, and stays the far end of the
-// connection until it ends.
+// connection until it ends, or errParked is returned.
 func (e *exch) serveWebSocket() error {
 	err := e.webSocket()
+	if errors.Is(err, errParked) {
+		return err // somebody else may run the session by now
+	}
 	if e.log.code != http.StatusSwitchingProtocols { // else it was logged when it was accepted
 		e.log.failed = err != nil
 		e.s.logAccess(&e.log)
@@ -53,10 +56,6 @@ func (e *exch) serveWebSocket() error {
 	return err
 }
 
-// webSocket and what it calls down to a session's loop are on the stack for as
-// long as a WebSocket is open. What takes room there and is over by then is in
-// functions of its own: with a few hundred bytes more, a stack that was 8 KiB
-// once would never shrink.
 func (e *exch) webSocket() error {
 	s, err := e.prepareSocket()
 	if s == nil {
@@ -104,7 +103,7 @@ func (s *socket) try(i int) error {
 // that the next target is to be tried.
 func (s *socket) judged(err error) (next bool, end error) {
 	switch {
-	case err == nil || s.log.code != 0 || s.ctx.Err() != nil:
+	case err == nil || errors.Is(err, errParked) || s.log.code != 0 || s.ctx.Err() != nil:
 		return false, err
 	case origin.TryNext(err), errors.Is(err, errTargetKind):
 		s.tried = append(s.tried, s.o.target.Name)
@@ -334,6 +333,10 @@ func (s *socket) tune(t *frame.Tune) error {
 func (s *socket) ask(c *frame.Control) error {
 	s.asked++
 	c.X, c.N = s.x, s.asked
+	acks := make(chan *frame.Control, 4)
+	s.mu.Lock()
+	s.acks = acks
+	s.mu.Unlock()
 	b := frame.Encode(c)
 	timeout := time.NewTimer(controlTimeout)
 	defer timeout.Stop()
@@ -354,7 +357,7 @@ func (s *socket) ask(c *frame.Control) error {
 			again = s.s.opts.After(askAgain)
 		}
 		select {
-		case ack := <-s.acks:
+		case ack := <-acks:
 			if ack.N != s.asked {
 				continue
 			}
@@ -380,17 +383,16 @@ func (s *socket) ask(c *frame.Control) error {
 // controlled takes what a handler says of this connection. It is called by the
 // bus's goroutine.
 func (e *exch) controlled(c *frame.Control) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	switch c.Op {
 	case frame.ControlAck:
 		select {
 		case e.acks <- c:
-		default: // nobody waits for so many
-		}
-	case frame.ControlRefresh:
-		select {
-		case e.refresh <- struct{}{}:
 		default:
 		}
+	case frame.ControlRefresh:
+		e.session.refresh()
 	}
 }
 

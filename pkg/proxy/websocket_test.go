@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -506,7 +507,7 @@ func TestWebSocketOverHTTPRejected(t *testing.T) {
 func TestWebSocketOverHTTPRetries(t *testing.T) {
 	e := newEvents(t)
 	r := newRig(t, e.route(), func(o *Options) {
-		o.After = func(time.Duration) <-chan time.Time { return time.After(time.Millisecond) }
+		o.AfterFunc = func(_ time.Duration, f func()) func() bool { return time.AfterFunc(time.Millisecond, f).Stop }
 	})
 	x := e.open(t, r)
 	e.answers <- func(http.ResponseWriter) { panic(http.ErrAbortHandler) }
@@ -529,24 +530,23 @@ func TestWebSocketOverHTTPRetries(t *testing.T) {
 
 func TestWebSocketOverHTTPKeepAliveAndRefresh(t *testing.T) {
 	e := newEvents(t)
-	alarm := make(chan time.Time)
-	asked := make(chan time.Duration, 100)
+	asked := make(chan func(), 100)
 	r := newRig(t, e.route(), func(o *Options) {
-		o.After = func(d time.Duration) <-chan time.Time {
-			if d == 30*time.Second {
-				asked <- d
-				return alarm
+		o.AfterFunc = func(d time.Duration, f func()) func() bool {
+			if d != 30*time.Second {
+				return time.AfterFunc(d, f).Stop
 			}
-			return time.After(d)
+			asked <- f
+			return func() bool { return true }
 		}
 	})
 	x := e.open(t, r)
 	x.text("hello")
 	e.answer("", "Keep-Alive-Interval", "30")
 	within(t, e.reqs)
-	within(t, asked)
+	alarm := within(t, asked)
 	e.answer(event("TEXT", "m:alive"))
-	alarm <- time.Time{}
+	alarm()
 	if req := within(t, e.reqs); req.body != "" {
 		t.Errorf("keep-alive %q", req.body)
 	}
@@ -609,5 +609,31 @@ func TestWebSocketOverHTTPResumes(t *testing.T) {
 	// A record that is no record.
 	if f := wants[*frame.Cancel](r2.upgrade(frame.Request{Session: []byte("{"), Resend: true})); f.Reason != frame.ReasonInternal {
 		t.Errorf("ended for %v", f.Reason)
+	}
+}
+
+// A session that waits costs no stack. Each of a stack of 8 KiB would be what
+// most of its memory is.
+func TestWaitingSessionHasNoGoroutine(t *testing.T) {
+	const n = 50
+	e := newEvents(t)
+	r := newRig(t, e.route(), nil)
+	before := runtime.NumGoroutine()
+	all := make([]wsClient, n)
+	for i := range all {
+		all[i] = e.open(t, r)
+	}
+	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before+n/2; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines for %d sessions", runtime.NumGoroutine()-before, n)
+		}
+	}
+	for _, x := range all { // and it still works
+		e.answer(event("TEXT", "m:back"))
+		x.text("there")
+		if req := within(t, e.reqs); req.body != event("TEXT", "there") || req.Get("Meta-User") != "alice" {
+			t.Fatalf("request %q %v", req.body, req.Header)
+		}
+		x.message(frame.MessageText, "back")
 	}
 }

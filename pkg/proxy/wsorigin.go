@@ -173,7 +173,7 @@ func (u *upstream) run() error {
 	}()
 	err := u.write()
 	_ = u.ws.Close() // ends the reader
-	u.cancel(err)    // and so does this, if it waits for credit
+	u.end(err)       // and so does this, if it waits for credit
 	<-u.done
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
@@ -33,24 +34,42 @@ type sessionRecord struct {
 	Session wsoverhttp.Record
 }
 
-// overSession is a client's WebSocket as a series of requests. All of it belongs
-// to the exchange's goroutine, but for the requests themselves.
+// overSession is a client's WebSocket as a series of requests. Until the origin
+// has accepted it, the goroutine of the exchange waits for what comes. From then
+// on the session has a goroutine only while something is to be done: there may be
+// very many of them, and nearly all of them wait.
 type overSession struct {
+	// Owned by whoever runs the session.
 	*socket
 	target   *route.Target
 	index    int
 	session  *wsoverhttp.Session
-	base     []frame.Field // header of every request, but for Grip-Sig and Meta-*
-	results  chan asked    // buffer 1: at most one request is under way; never closed
-	asking   bool
-	failures int // of the request under way, in a row
+	base     packedHeader // of every request, but for Grip-Sig and Meta-*
+	uri      string       // request target of every request
+	host     string       // of the client's request, after rewriting
+	signed   bool         // requests carry a Grip-Sig of ours
+	asking   bool         // a request is under way
+	retrying bool         // or will be, after some time
 	recut    bool
-	retry    <-chan time.Time
-	alarm    <-chan time.Time
-	allowed  uint64          // cost of the messages that connmgr may have sent so far
-	got      uint64          // cost of those that it has sent
-	gone     bool            // nobody is at the client's side any more
-	ctx      context.Context //nolint:containedctx // ends with the client, then with the process
+	failures int           // of the request under way, in a row
+	interval func() bool   // stops the timer of the keep-alive interval; nil if it does not run
+	allowed  uint64        // cost of the messages that connmgr may have sent so far
+	got      uint64        // cost of those that it has sent
+	gone     bool          // nobody is at the client's side any more
+	poke     chan struct{} // buffer 1; never closed; nil once the session goes without a goroutine
+
+	mu      sync.Mutex
+	news    news
+	running bool // somebody runs the session, and will look at news before it stops
+}
+
+// news is what has happened since a session was looked at.
+type news struct {
+	any      bool // something, be it that frames came or that the context ended
+	answer   *asked
+	retry    bool // the time until the next attempt is over
+	interval bool // the keep-alive interval is over
+	refresh  bool
 }
 
 // asked is what came of a request.
@@ -58,6 +77,106 @@ type asked struct {
 	resp *origin.Response
 	body []byte
 	err  error
+}
+
+// errParked says that a session goes on without a goroutine.
+var errParked = errors.New("proxy: session waits")
+
+// tell notes news, and sees to it that somebody runs the session. f may be nil.
+func (w *overSession) tell(f func(*news)) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.news.any = true
+	if f != nil {
+		f(&w.news)
+	}
+	switch {
+	case w.poke != nil:
+		select {
+		case w.poke <- struct{}{}:
+		default:
+		}
+	case !w.running:
+		w.running = true
+		go w.unpark() // counted in serving for as long as the exchange is
+	}
+}
+
+// wake has the session look at what came. It does nothing for an exchange that is
+// no session.
+func (w *overSession) wake() {
+	if w != nil {
+		w.tell(nil)
+	}
+}
+
+// refresh asks for a request as soon as possible.
+func (w *overSession) refresh() {
+	if w != nil {
+		w.tell(func(n *news) { n.refresh = true })
+	}
+}
+
+// heard reports whether there is news.
+func (w *overSession) heard() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.news.any
+}
+
+// learn returns what has happened since it was last called.
+func (w *overSession) learn() news {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := w.news
+	w.news = news{}
+	return n
+}
+
+// wait waits for news if the session has a goroutine to wait in, and otherwise
+// reports that it has to stop.
+func (w *overSession) wait() bool {
+	if w.log.code == 0 && !w.heard() {
+		<-w.poke
+	}
+	if w.log.code == 0 {
+		return true
+	}
+	w.exch.mu.Lock() // in the order of endLocked
+	defer w.exch.mu.Unlock()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.poke = nil
+	if w.news.any {
+		return true
+	}
+	w.running = false
+	w.park()
+	return false
+}
+
+// park lets go of what a session that waits can do without. The session's and the
+// exchange's mu are held.
+func (w *overSession) park() {
+	e := w.exch
+	e.cancel(nil)
+	e.ctx, e.cancel = nil, nil
+	e.answer, e.acks = nil, nil
+	e.req, e.jsonp = nil, nil
+	e.log = accessLine{code: e.log.code}
+	w.o.header = nil
+}
+
+// unpark runs a session that was parked.
+func (w *overSession) unpark() {
+	e := w.exch
+	e.mu.Lock()
+	e.ctx, e.cancel = context.WithCancelCause(w.s.ctx)
+	if e.ended != nil {
+		e.cancel(e.ended)
+	}
+	e.mu.Unlock()
+	w.s.finish(e, w.s.guarded(e, w.run))
 }
 
 // overHTTP serves the client by requests to a target. An error that nothing was
@@ -88,18 +207,59 @@ func (s *socket) resume() error {
 
 func (s *socket) newSession(index int, session *wsoverhttp.Session) *overSession {
 	w := &overSession{
-		socket: s, target: &s.o.rule.Targets[index], index: index, session: session, ctx: s.ctx,
-		results: make(chan asked, 1), allowed: frame.InitialWindow,
+		socket: s, target: &s.o.rule.Targets[index], index: index, session: session,
+		uri: s.o.path, host: s.o.host, signed: s.o.grip(), allowed: frame.InitialWindow,
+		poke: make(chan struct{}, 1), running: true,
+		news: news{any: true}, // frames may be here already
+	}
+	if w.target.URIHost != "" {
+		w.host = w.target.URIHost
 	}
 	h := http1.Del(slices.Clone(s.o.header), "Upgrade", "Accept", "Connection-Id", "Content-Length", "Content-Type", "Content-Bytes-Replayed")
 	h = slices.DeleteFunc(h, func(f frame.Field) bool { return len(f.Name) > 5 && strings.EqualFold(f.Name[:5], "Meta-") })
-	w.base = append(h, frame.Field{Name: "Accept", Value: wsevents.ContentType}, frame.Field{Name: "Connection-Id", Value: s.req.ConnID},
+	h = append(h, frame.Field{Name: "Accept", Value: wsevents.ContentType}, frame.Field{Name: "Connection-Id", Value: s.req.ConnID},
 		frame.Field{Name: "Content-Type", Value: wsevents.ContentType})
+	_, host := splitHost(w.host, w.target.TLS)
+	h = setHost(h, host)
+	for i := range h {
+		if w.signed && h[i].Name == "Grip-Sig" {
+			h[i].Value = "" // each request has its own
+		}
+	}
+	w.base = packHeader(h)
+	s.exch.mu.Lock()
+	s.exch.session = w
+	s.exch.mu.Unlock()
 	return w
 }
 
-// run is the session's loop. It goes on without the client for as long as the
-// origin has to be told something.
+// packedHeader is header fields in one string, each ended by a line feed, which
+// no field contains. A session keeps its header for as long as it lives.
+type packedHeader string
+
+func packHeader(h []frame.Field) packedHeader {
+	var b strings.Builder
+	for _, f := range h {
+		b.WriteString(f.Name)
+		b.WriteByte(':')
+		b.WriteString(f.Value)
+		b.WriteByte('\n')
+	}
+	return packedHeader(strings.Clone(b.String()))
+}
+
+// fields returns the fields, with room for some more.
+func (p packedHeader) fields() []frame.Field {
+	h := make([]frame.Field, 0, strings.Count(string(p), "\n")+8)
+	for line := range strings.Lines(string(p)) {
+		name, value, _ := strings.Cut(line[:len(line)-1], ":")
+		h = append(h, frame.Field{Name: name, Value: value})
+	}
+	return h
+}
+
+// run brings the session as far as it gets without waiting. It goes on without
+// the client for as long as the origin has to be told something.
 func (w *overSession) run() error {
 	err := w.grant()
 	for {
@@ -107,46 +267,59 @@ func (w *overSession) run() error {
 			err = w.askIfDue()
 		}
 		if err != nil {
-			if w.log.code == 0 && !w.gone && context.Cause(w.exch.ctx) == nil {
+			if w.log.code == 0 && !w.gone && w.cause() == nil {
 				return err // another target may do better, or the client is told
 			}
 			w.part(err)
 			err = nil
 			continue
 		}
-		if !w.asking && w.retry == nil && (w.session.Ended() || w.gone) {
+		if !w.asking && !w.retrying && (w.session.Ended() || w.gone) {
 			return nil
 		}
-		select {
-		case <-w.body.parts.Ready():
-			err = w.fromClient()
-		case a := <-w.results:
+		if !w.wait() {
+			return errParked
+		}
+		n := w.learn()
+		err = w.fromClient()
+		if err == nil && n.answer != nil {
 			w.asking = false
-			err = w.answered(a)
-		case <-w.retry:
-			w.retry = nil
+			err = w.answered(*n.answer)
+		}
+		if n.retry {
+			w.retrying = false
 			w.start(w.session.Again(w.recut))
-		case <-w.alarm:
-			w.alarm = nil
+		}
+		if n.interval {
+			w.interval = nil
 			w.session.Alarm()
-		case <-w.refresh:
+		}
+		if n.refresh {
 			w.session.Refresh()
-		case <-w.ctx.Done():
-			if errors.Is(context.Cause(w.ctx), errShutdown) {
+		}
+		if cause := w.cause(); cause != nil && (!w.gone || w.s.ctx.Err() != nil) {
+			if errors.Is(cause, errShutdown) || w.gone {
 				// Nobody is told: connmgr gives the session to another proxy as
 				// soon as it sees that we are gone.
 				return nil
 			}
-			err = context.Cause(w.ctx)
+			err = cause
 		}
 	}
+}
+
+// cause returns why the exchange has ended; nil if it has not.
+func (w *overSession) cause() error {
+	w.exch.mu.Lock()
+	defer w.exch.mu.Unlock()
+	return w.ended
 }
 
 // part lets go of the client because of err. What the origin has to know of it
 // is left to the loop.
 func (w *overSession) part(err error) {
 	switch {
-	case context.Cause(w.exch.ctx) != nil: // the client has gone
+	case w.cause() != nil: // the client has gone
 		w.session.ClientGone()
 	case errors.Is(err, errDetached): // it was told, or stays without us
 		w.session.Shut()
@@ -155,24 +328,26 @@ func (w *overSession) part(err error) {
 		w.session.ClientGone()
 	}
 	w.gone = true
-	w.ctx = w.s.ctx
 }
 
 // askIfDue makes the request that is due, or sees to it that one will be.
 func (w *overSession) askIfDue() error {
-	if w.asking || w.retry != nil {
+	if w.asking || w.retrying {
 		return nil
 	}
 	if r := w.session.Next(false); r != nil {
-		w.alarm = nil
+		if w.interval != nil {
+			w.interval()
+			w.interval = nil
+		}
 		if err := w.remember(); err != nil {
 			return err
 		}
 		w.start(r)
 		return nil
 	}
-	if n := w.session.Interval(); n > 0 && w.alarm == nil && !w.session.Ended() {
-		w.alarm = w.s.opts.After(time.Duration(n) * time.Second)
+	if n := w.session.Interval(); n > 0 && w.interval == nil && !w.session.Ended() {
+		w.interval = w.s.opts.AfterFunc(time.Duration(n)*time.Second, func() { w.tell(func(n *news) { n.interval = true }) })
 	}
 	return nil
 }
@@ -191,43 +366,41 @@ func (w *overSession) remember() error {
 	return w.send(&frame.Session{ID: w.x.ID, Record: record, Acked: taken})
 }
 
-// start sends a request in a goroutine of its own, whose result comes by
-// w.results.
+// start sends a request in a goroutine of its own, whose result is news.
 func (w *overSession) start(r *wsoverhttp.Request) {
 	w.asking = true
 	req, err := w.request(r)
 	t := w.target
-	host := w.o.host
-	if t.URIHost != "" {
-		host = t.URIHost
-	}
-	name, host := splitHost(host, t.TLS)
+	name, _ := splitHost(w.host, t.TLS)
 	w.s.serving.Go(func() {
-		if err != nil {
-			w.results <- asked{err: err}
-			return
-		}
-		req.Header = setHost(req.Header, host)
-		// A client that leaves does not take the request with it: the origin may
-		// be about to accept it.
-		ctx, cancel := context.WithTimeout(w.s.ctx, w.s.opts.WebSocketOverHTTPTimeout)
-		defer cancel()
-		begin := w.s.opts.Now()
-		resp, err := w.s.origins.Do(ctx, target(t, name), req)
-		w.s.metrics.attempt(t.Name, w.s.opts.Now().Sub(begin), err)
-		a := asked{resp: resp, err: err}
+		a := &asked{err: err}
 		if err == nil {
-			a.body, a.err = io.ReadAll(io.LimitReader(resp, wsoverhttp.MaxResponse+1))
-			_ = resp.Close()
+			// A client that leaves does not take the request with it: the origin may
+			// be about to accept it.
+			ctx, cancel := context.WithTimeout(w.s.ctx, w.s.opts.WebSocketOverHTTPTimeout)
+			defer cancel()
+			begin := w.s.opts.Now()
+			a.resp, a.err = w.s.origins.Do(ctx, target(t, name), req)
+			w.s.metrics.attempt(t.Name, w.s.opts.Now().Sub(begin), a.err)
 		}
-		w.results <- a
+		if a.err == nil {
+			a.body, a.err = io.ReadAll(io.LimitReader(a.resp, wsoverhttp.MaxResponse+1))
+			_ = a.resp.Close()
+		}
+		w.tell(func(n *news) { n.answer = a })
 	})
+}
+
+// retryAfter has the request under way sent again after d.
+func (w *overSession) retryAfter(d time.Duration) {
+	w.retrying = true
+	w.s.opts.AfterFunc(d, func() { w.tell(func(n *news) { n.retry = true }) })
 }
 
 // request makes the HTTP request. The signature is made anew for each.
 func (w *overSession) request(r *wsoverhttp.Request) (*origin.Request, error) {
-	h := slices.Clone(w.base)
-	if w.o.grip() {
+	h := w.base.fields()
+	if w.signed {
 		sig, err := w.o.rule.signer.Sign(w.s.opts.Now())
 		if err != nil {
 			return nil, fmt.Errorf("sign request: %w", err)
@@ -245,7 +418,7 @@ func (w *overSession) request(r *wsoverhttp.Request) (*origin.Request, error) {
 	for _, m := range r.Meta {
 		h = append(h, frame.Field{Name: "Meta-" + m.Name, Value: m.Value})
 	}
-	return &origin.Request{Method: "POST", URI: w.o.path, Header: h, BodyLen: int64(len(r.Body)), First: r.Body}, nil
+	return &origin.Request{Method: "POST", URI: w.uri, Header: h, BodyLen: int64(len(r.Body)), First: r.Body}, nil
 }
 
 // failed deals with a request that brought no answer, and reports whether it
@@ -270,7 +443,7 @@ func (w *overSession) failed(a asked) bool {
 		}
 		w.recut = true
 		w.session.Lost(true)
-		w.retry = w.s.opts.After(0)
+		w.retryAfter(0)
 		return true
 	}
 	if w.failures == wsoverhttp.MaxRetries {
@@ -280,7 +453,7 @@ func (w *overSession) failed(a asked) bool {
 	delay := time.Second<<w.failures + rand.N(time.Second) //nolint:gosec // spreads load, keeps no secret
 	w.failures++
 	w.session.Lost(true)
-	w.retry = w.s.opts.After(delay)
+	w.retryAfter(delay)
 	return true
 }
 
