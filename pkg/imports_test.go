@@ -46,17 +46,19 @@ var packages = []struct {
 
 	// What all processes share.
 	{"pkg/config", "the configuration file", nil},
-	{"pkg/metrics", "registry and admin listener", nil},
+	{"pkg/unixsock", "listening on unix sockets", nil},
+	{"pkg/metrics", "registry and admin listener", []string{"pkg/unixsock"}},
 	{"pkg/daemon", "log, signals, start and stop", nil},
 
 	// Processes. None imports another: they meet in frame.
-	{"pkg/connmgr", "clients", []string{"pkg/bus", "pkg/exchange", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/wheel", "pkg/wsevents"}},
+	{"pkg/connmgr", "clients", []string{"pkg/bus", "pkg/exchange", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/unixsock", "pkg/wheel", "pkg/wsevents"}},
 	{"pkg/proxy", "routes and origins", []string{
 		"pkg/bus", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/netpolicy", "pkg/origin", "pkg/route",
 		"pkg/wheel", "pkg/wsevents", "pkg/wsoverhttp",
 	}},
 	{"pkg/handler", "subscriptions and delivery", []string{
-		"pkg/bus", "pkg/channel", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/publish", "pkg/tnet", "pkg/wheel",
+		"pkg/bus", "pkg/channel", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/publish", "pkg/tnet",
+		"pkg/unixsock", "pkg/wheel",
 	}},
 	{"pkg/zurl", "requests for others", []string{"pkg/bus", "pkg/frame", "pkg/netpolicy", "pkg/outbound"}},
 	{"pkg/griptest", "the four processes in one, for tests", []string{
@@ -70,7 +72,7 @@ var programs = map[string][]string{
 	"cmd/internal/cli": {"pkg/bus", "pkg/config", "pkg/daemon", "pkg/metrics"},
 	"cmd/connmgr":      {"cmd/internal/cli", "pkg/config", "pkg/connmgr", "pkg/frame"},
 	"cmd/proxy":        {"cmd/internal/cli", "pkg/config", "pkg/proxy", "pkg/route"},
-	"cmd/handler":      {"cmd/internal/cli", "pkg/bus", "pkg/config", "pkg/grip", "pkg/handler", "pkg/publish", "pkg/route"},
+	"cmd/handler":      {"cmd/internal/cli", "pkg/bus", "pkg/config", "pkg/grip", "pkg/handler", "pkg/publish", "pkg/route", "pkg/unixsock"},
 	"cmd/zurl":         {"cmd/internal/cli", "pkg/config", "pkg/netpolicy", "pkg/zurl"},
 }
 

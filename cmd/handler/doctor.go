@@ -210,16 +210,19 @@ func (d *doctor) publishing(c *config.Config) {
 			d.port(c, "publishing", key, network, addr, "handler")
 		}
 	}
+	if local, err := c.ControlSocket(); err == nil && local.Addr != "" {
+		d.port(c, "control API", "handler.push_in_http_local", local.Network, local.Addr, "handler")
+	}
 	if h.PushInHTTPPort < 0 {
 		return
 	}
 	addr := net.JoinHostPort(h.PushInHTTPAddr, strconv.Itoa(h.PushInHTTPPort))
 	d.port(c, "control API", "handler.push_in_http_port", "tcp", addr, "handler")
 	if ip := net.ParseIP(h.PushInHTTPAddr); h.PushInHTTPAddr != "localhost" && (ip == nil || !ip.IsLoopback()) &&
-		h.PushInHTTPAuthKey == "" && h.PushInHTTPAuthToken == "" && h.PushInHTTPAuthUser == "" {
+		h.PushInHTTPTLSClientCA == "" && h.PushInHTTPAuthKey == "" && h.PushInHTTPAuthToken == "" && h.PushInHTTPAuthUser == "" {
 		d.warn("control API", "other hosts can reach it, and it takes everybody: set handler.push_in_http_auth_key, or push_in_http_addr=127.0.0.1")
 	}
-	if d.alive(c, "handler") {
+	if d.alive(c, "handler") && h.PushInHTTPTLSCert == "" { // over TLS it may want a certificate that is not ours to use
 		d.control(addr)
 	}
 }

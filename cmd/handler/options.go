@@ -15,6 +15,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/config"
 	"github.com/holdfast/holdfast/pkg/grip"
 	"github.com/holdfast/holdfast/pkg/handler"
+	"github.com/holdfast/holdfast/pkg/unixsock"
 )
 
 var program = cli.Program{
@@ -84,7 +85,15 @@ func options(c *config.Config) (handler.Options, error) {
 	o.MessageWait, o.IDCacheTTL = h.MessageWait, h.IDCacheTTL
 	o.SubscriptionMax, o.SubscriptionLinger = h.ConnectionSubscriptionMax, h.SubscriptionLinger
 	o.UpdateOnFirstSubscription = h.UpdateOnFirstSubscription
-	var err error
+	local, err := c.ControlSocket()
+	if err != nil {
+		return o, cli.UsageError{Err: fmt.Errorf("handler.push_in_http_local: %w", err)}
+	}
+	o.HTTPLocal, o.HTTPLocalAccess = local.Addr, unixsock.Access{Mode: local.Mode.Perm, User: local.User, Group: local.Group}
+	o.HTTPTLS = handler.HTTPTLS{Cert: c.Path(h.PushInHTTPTLSCert), Key: c.Path(h.PushInHTTPTLSKey), ClientCA: c.Path(h.PushInHTTPTLSClientCA)}
+	if err := o.HTTPTLS.Check(); err != nil {
+		return o, cli.UsageError{Err: fmt.Errorf("handler.push_in_http_tls_cert, _key, _client_ca: %w", err)}
+	}
 	o.HTTPAuth = handler.HTTPAuth{Iss: h.PushInHTTPAuthIss, Token: h.PushInHTTPAuthToken, User: h.PushInHTTPAuthUser}
 	if o.HTTPAuth.Key, err = grip.ParseVerifyingKey(h.PushInHTTPAuthKey, c.Dir); err != nil {
 		return o, cli.UsageError{Err: fmt.Errorf("handler.push_in_http_auth_key: %w", err)}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,7 @@ const (
 // publishFlags are what pushpin-publish has.
 type publishFlags struct {
 	id, prevID, sender, code, spec, user, bearer string
+	cacert, cert, key, socket                    string
 	meta, header                                 []string
 	hint, close, patch, noSeq, noEOL, report     bool
 }
@@ -82,6 +84,10 @@ func publishCommand() *cobra.Command {
 		"without it the environment variable GRIP_URL, else http://localhost:5561")
 	p.StringVarP(&f.user, "user", "u", "", "`NAME:PASSWORD` for HTTP Basic")
 	p.StringVarP(&f.bearer, "bearer", "B", "", "bearer `TOKEN`")
+	p.StringVar(&f.cacert, "cacert", "", "`FILE` with the certificates (PEM) that the server's is checked with, instead of the system's")
+	p.StringVar(&f.cert, "cert", "", "`FILE` with the client's certificate (PEM)")
+	p.StringVar(&f.key, "key", "", "`FILE` with the key (PEM) of the client's certificate, if that file does not have it")
+	p.StringVar(&f.socket, "unix-socket", "", "unix socket of the control API, a `PATH`, instead of the host in the URL")
 	return cmd
 }
 
@@ -226,7 +232,7 @@ func (f *publishFlags) control() (*control, error) {
 	if strings.ContainsAny(c.authorization, "\r\n") {
 		return nil, errors.New("credentials contain a line break")
 	}
-	if c.authorization != "" && u.Scheme == "http" && !isLoopback(u.Hostname()) {
+	if c.authorization != "" && u.Scheme == "http" && f.socket == "" && !isLoopback(u.Hostname()) {
 		return nil, errors.New("Authentication requires https") //nolint:staticcheck // the text that scripts know
 	}
 	q.Del("iss")
@@ -254,7 +260,7 @@ func (f *publishFlags) publishHTTP(ctx context.Context, draft *publish.Draft) ([
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.dial(ctx)
+	conn, err := f.dial(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -295,20 +301,35 @@ func (f *publishFlags) publishHTTP(ctx context.Context, draft *publish.Draft) ([
 	return text, nil
 }
 
-func (c *control) dial(ctx context.Context) (net.Conn, error) {
-	port := c.url.Port()
+func (f *publishFlags) dial(ctx context.Context, c *control) (net.Conn, error) {
+	network, addr := "unix", f.socket
+	if addr == "" {
+		port := cmp.Or(c.url.Port(), map[string]string{"http": "80", "https": "443"}[c.url.Scheme])
+		network, addr = "tcp", net.JoinHostPort(c.url.Hostname(), port)
+	}
 	if c.url.Scheme == "http" {
-		if port == "" {
-			port = "80"
-		}
 		var d net.Dialer
-		return d.DialContext(ctx, "tcp", net.JoinHostPort(c.url.Hostname(), port))
+		return d.DialContext(ctx, network, addr)
 	}
-	if port == "" {
-		port = "443"
+	conf := &tls.Config{ServerName: c.url.Hostname(), MinVersion: tls.VersionTLS12}
+	if f.cacert != "" {
+		pem, err := os.ReadFile(f.cacert)
+		if err != nil {
+			return nil, fmt.Errorf("can't read file %s: %w", f.cacert, err)
+		}
+		if conf.RootCAs = x509.NewCertPool(); !conf.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("there is no certificate in %s", f.cacert)
+		}
 	}
-	d := tls.Dialer{Config: &tls.Config{ServerName: c.url.Hostname(), MinVersion: tls.VersionTLS12}}
-	return d.DialContext(ctx, "tcp", net.JoinHostPort(c.url.Hostname(), port))
+	if f.cert != "" {
+		cert, err := tls.LoadX509KeyPair(f.cert, cmp.Or(f.key, f.cert))
+		if err != nil {
+			return nil, fmt.Errorf("client certificate: %w", err)
+		}
+		conf.Certificates = []tls.Certificate{cert}
+	}
+	d := tls.Dialer{Config: conf}
+	return d.DialContext(ctx, network, addr)
 }
 
 // publishZMQ pushes the item. ZeroMQ confirms nothing: success means that the

@@ -122,6 +122,10 @@ type Handler struct {
 	PushInHTTPAuthKey         string        `key:"push_in_http_auth_key" own:"yes" secret:"yes" doc:"Key of such tokens (Authorization: Bearer and a JWT that expires): text, base64:DATA, or file:PATH with a hex key or a public key in PEM (EC P-256 or RSA). With no key, token or user set, the control API takes everybody."`
 	PushInHTTPAuthToken       string        `key:"push_in_http_auth_token" own:"yes" secret:"yes" doc:"Token that the control API takes as it is (Authorization: Bearer)."`
 	PushInHTTPAuthUser        string        `key:"push_in_http_auth_user" own:"yes" secret:"yes" doc:"NAME:PASSWORD that the control API takes (Authorization: Basic)."`
+	PushInHTTPTLSCert         string        `key:"push_in_http_tls_cert" own:"yes" doc:"File with a certificate and its chain (PEM), relative to the configuration file. With it the port of the control API speaks HTTPS only."`
+	PushInHTTPTLSKey          string        `key:"push_in_http_tls_key" own:"yes" doc:"File with the key of that certificate (PEM)."`
+	PushInHTTPTLSClientCA     string        `key:"push_in_http_tls_client_ca" own:"yes" doc:"File with certificates of authorities (PEM): clients of the control API need a certificate that one of them issued, besides what push_in_http_auth_* ask for. Empty: none is needed."`
+	PushInHTTPLocal           string        `key:"push_in_http_local" own:"yes" doc:"Unix socket on which the control API listens too, as PATH[?mode=OCTAL&user=NAME&group=NAME]. Who may write to it may publish: push_in_http_auth_* and push_in_http_tls_* are for the port. Empty: none."`
 	StatsSpec                 string        `key:"stats_spec" default:"ipc://{rundir}/{ipc_prefix}stats" offset:"yes" doc:"Where to send statistics over ZeroMQ PUB. Empty: nowhere."`
 	CommandSpec               string        `key:"command_spec" default:"tcp://127.0.0.1:5563" offset:"yes" doc:"Where to take commands over ZeroMQ REQ/REP. Empty: nowhere."`
 	MessageRate               int           `key:"message_rate" default:"-1" min:"-1" doc:"Deliveries a second at most; -1: as fast as it goes. (Pushpin's example file says 2500.)"`

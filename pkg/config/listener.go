@@ -46,6 +46,15 @@ func (c *Config) Listeners() ([]Listener, error) {
 	return all, nil
 }
 
+// ControlSocket returns the unix socket of the control API, its address empty if
+// there is none. Load has checked it.
+func (c *Config) ControlSocket() (Listener, error) {
+	if c.Handler.PushInHTTPLocal == "" {
+		return Listener{}, nil
+	}
+	return parseLocal(c.Handler.PushInHTTPLocal)
+}
+
 // ParseListen reads connmgr's flag --listen: [ADDR:]PORT[,tls] or
 // PATH,local[,mode=OCTAL][,user=NAME][,group=NAME]. Pushpin's words stream, for the
 // only kind of listener there is here, and default-cert=default_PORT, the only

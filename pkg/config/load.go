@@ -546,6 +546,9 @@ func (l *loader) check() {
 			}
 		}
 	}
+	if _, err := c.ControlSocket(); err != nil {
+		l.fail(at("handler.push_in_http_local"), err.Error())
+	}
 	if len(c.Runner.HTTPPort)+len(c.Runner.HTTPSPorts)+len(c.Runner.LocalPorts) == 0 {
 		l.fail(at("runner.http_port"), "there is no client port at all: set http_port, https_ports or local_ports")
 	}

@@ -4,16 +4,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
-	"io/fs"
 	"net"
-	"os"
-	"os/user"
-	"strconv"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/holdfast/holdfast/pkg/unixsock"
 )
 
 // listener is one open socket for clients.
@@ -26,22 +23,21 @@ type listener struct {
 // (SO_REUSEPORT), so that a second instance can take over the port of one that
 // stops.
 func (s *Server) listen(ctx context.Context, l Listen) (*listener, error) {
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 5}}
-	if l.Network == "tcp" {
-		lc.Control = reusePort
-	} else if err := removeStale(l.Addr); err != nil {
-		return nil, err
+	var ln net.Listener
+	var err error
+	if l.Network == "unix" {
+		ln, err = unixsock.Listen(ctx, l.Addr, unixsock.Access{Mode: l.Mode, User: l.User, Group: l.Group})
+	} else {
+		lc := net.ListenConfig{
+			Control:         reusePort,
+			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 5},
+		}
+		ln, err = lc.Listen(ctx, l.Network, l.Addr)
 	}
-	ln, err := lc.Listen(ctx, l.Network, l.Addr)
 	if err != nil {
 		return nil, err
 	}
 	out := &listener{Listener: ln}
-	if l.Network == "unix" {
-		if err := l.access(); err != nil {
-			return nil, errors.Join(err, ln.Close())
-		}
-	}
 	if l.TLS {
 		_, port, err := net.SplitHostPort(ln.Addr().String())
 		if err != nil {
@@ -60,57 +56,6 @@ func reusePort(_, _ string, rc syscall.RawConn) error {
 		return err
 	}
 	return opErr
-}
-
-// removeStale removes the socket file that a process left behind.
-func removeStale(path string) error {
-	fi, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if fi.Mode()&fs.ModeSocket == 0 {
-		return fmt.Errorf("%s exists and is not a socket", path)
-	}
-	if nc, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		_ = nc.Close()
-		return fmt.Errorf("%s is in use", path)
-	}
-	return os.Remove(path)
-}
-
-// access applies mode, user and group to a unix socket.
-func (l Listen) access() error {
-	if l.Mode != 0 {
-		if err := os.Chmod(l.Addr, l.Mode); err != nil {
-			return err
-		}
-	}
-	uid, gid := -1, -1
-	if l.User != "" {
-		u, err := user.Lookup(l.User)
-		if err != nil {
-			return err
-		}
-		if uid, err = strconv.Atoi(u.Uid); err != nil {
-			return fmt.Errorf("user %q: %w", l.User, err)
-		}
-	}
-	if l.Group != "" {
-		g, err := user.LookupGroup(l.Group)
-		if err != nil {
-			return err
-		}
-		if gid, err = strconv.Atoi(g.Gid); err != nil {
-			return fmt.Errorf("group %q: %w", l.Group, err)
-		}
-	}
-	if uid < 0 && gid < 0 {
-		return nil
-	}
-	return os.Chown(l.Addr, uid, gid)
 }
 
 // accept takes connections until the listener is closed. When MaxConns are open

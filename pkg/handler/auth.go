@@ -55,9 +55,10 @@ func (a *HTTPAuth) challenge() string {
 }
 
 // authorize returns the refusal of a request without the right credentials, or
-// nil. It is asked before the body is read. Two Authorization fields are none.
+// nil. It is asked before the body is read. The unix socket has its permissions
+// instead. Two Authorization fields are none.
 func (s *Server) authorize(req *request) *response {
-	if s.opt.HTTPAuth.off() {
+	if req.local || s.opt.HTTPAuth.off() {
 		return nil
 	}
 	value, n := req.get("Authorization")

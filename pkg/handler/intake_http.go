@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -103,25 +104,30 @@ func (c *conns) closeAll() {
 // each accept a connection and serve it before they accept the next, so more
 // than that wait in the listener, and no publish costs a new goroutine.
 func (s *Server) serveHTTP(ctx context.Context) error {
-	s.log.Info("control API is listening", "addr", s.listener.Addr().String())
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() {
-		_ = s.listener.Close()
+		_ = s.Close()
 		s.conns.closeAll()
 	})
 	defer stop()
-	for range s.opt.HTTPMaxConns {
-		g.Go(func() error { return s.acceptLoop(ctx) })
+	for _, l := range []net.Listener{s.listener, s.local} {
+		if l == nil {
+			continue
+		}
+		s.log.Info("control API is listening", "addr", l.Addr().String())
+		for range s.opt.HTTPMaxConns {
+			g.Go(func() error { return s.acceptLoop(ctx, l) })
+		}
 	}
 	return g.Wait()
 }
 
-func (s *Server) acceptLoop(ctx context.Context) error {
+func (s *Server) acceptLoop(ctx context.Context, l net.Listener) error {
 	for {
-		conn, err := s.listener.Accept()
+		conn, err := l.Accept()
 		switch {
 		case err == nil:
-			s.serveConn(conn)
+			s.serveConn(conn, l == s.local)
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // we closed the listener ourselves
 		case errors.Is(err, net.ErrClosed):
@@ -140,24 +146,33 @@ func (s *Server) acceptLoop(ctx context.Context) error {
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) }}
 
 // serveConn serves the one request of a connection.
-func (s *Server) serveConn(conn net.Conn) {
-	defer conn.Close() //nolint:errcheck // nobody is left to be told
-	if !s.conns.add(conn, time.Now()) {
+func (s *Server) serveConn(conn net.Conn, local bool) {
+	defer func() { _ = conn.Close() }() // nobody is left to be told
+	raw := conn                         // what conns knows
+	if !s.conns.add(raw, time.Now()) {
 		return
 	}
-	defer s.conns.remove(conn)
+	defer s.conns.remove(raw)
 	s.metrics.controlConns.Inc()
 	defer s.metrics.controlConns.Dec()
+	if s.tls != nil && !local {
+		c := s.handshake(raw)
+		if c == nil {
+			lingeringClose(raw)
+			return
+		}
+		conn = c
+	}
 	br, _ := readers.Get().(*bufio.Reader)
 	br.Reset(conn)
 	defer func() { br.Reset(nil); readers.Put(br) }()
 
-	req := request{version: "HTTP/1.1"}
+	req := request{version: "HTTP/1.1", local: local}
 	res, err := s.readRequest(br, conn, &req)
 	if err != nil {
 		return // it went away, or took too long
 	}
-	s.conns.asked(conn)
+	s.conns.asked(raw)
 	var batch publish.Batch
 	if res == nil {
 		res, batch = s.respond(&req)
@@ -182,11 +197,39 @@ func (s *Server) serveConn(conn net.Conn) {
 // lingeringClose lets the client read our answer before the connection is reset
 // because of bytes that we did not read.
 func lingeringClose(conn net.Conn) {
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.CloseWrite()
-		_ = tcp.SetReadDeadline(time.Now().Add(time.Second))
-		_, _ = io.CopyN(io.Discard, tcp, 1<<20) // for the effect alone
+	if c, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = c.CloseWrite()
+		_ = conn.SetReadDeadline(time.Now().Add(time.Second))
+		_, _ = io.CopyN(io.Discard, conn, 1<<20) // for the effect alone
 	}
+}
+
+// handshake makes a TLS connection of one to the port. It returns nil if the
+// client cannot, which may have been told why. How long it may take is bounded as
+// all of the connection is.
+func (s *Server) handshake(raw net.Conn) net.Conn {
+	conf, err := s.tls.current()
+	if err != nil {
+		s.log.Error("certificate of the control API cannot be read again, the old one holds", "err", err)
+	}
+	conn := tls.Server(raw, conf)
+	if err = conn.Handshake(); err == nil {
+		return conn
+	}
+	s.metrics.invalid[intakeHTTP].Inc()
+	s.mu.Lock()
+	ok := s.skipLog.allow(s.now())
+	s.mu.Unlock()
+	if ok {
+		s.log.Warn("control API: no TLS connection", "client", raw.RemoteAddr().String(), "err", err)
+	}
+	var header tls.RecordHeaderError
+	if errors.As(err, &header) && header.RecordHeader[0] >= 'A' && header.RecordHeader[0] <= 'Z' {
+		// A method, most likely. HTTP/1.0, since it may be of any version.
+		res := badRequest("This port speaks HTTPS.")
+		_, _ = raw.Write(res.bytes(&request{version: "HTTP/1.0"}))
+	}
+	return nil
 }
 
 func (s *Server) logControl(req *request, res *response, items []*publish.Item) {
@@ -206,6 +249,7 @@ type request struct {
 	header               []frame.Field // those of known, under these names
 	body                 []byte
 	unread               bool // bytes of the request were not read
+	local                bool // came over the unix socket
 }
 
 // known are the header fields that mean something here.

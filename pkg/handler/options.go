@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/unixsock"
 )
 
 // Options are the settings of a handler. Start from [DefaultOptions].
@@ -32,17 +33,24 @@ type Options struct {
 	PushInSubConnect bool
 	// HTTPAddr is where the control API listens, "host:port"; "" is off.
 	HTTPAddr string
+	// HTTPLocal is the path of a unix socket on which the control API listens too;
+	// "" is none. Who may connect may use it: HTTPAuth and HTTPTLS are for HTTPAddr.
+	HTTPLocal string
+	// HTTPLocalAccess says who may connect to HTTPLocal.
+	HTTPLocalAccess unixsock.Access
 	// HTTPMaxHeader and HTTPMaxBody bound a request to the control API, in bytes.
 	HTTPMaxHeader int
 	HTTPMaxBody   int
-	// HTTPMaxConns is how many connections the control API serves at once; more
-	// wait unaccepted.
+	// HTTPMaxConns is how many connections the control API serves at once, on
+	// HTTPAddr and HTTPLocal each; more wait unaccepted.
 	HTTPMaxConns int
 	// HTTPTimeout is how long a connection to the control API may take for its
 	// one request.
 	HTTPTimeout time.Duration
-	// HTTPAuth protects the control API.
+	// HTTPAuth protects the control API on HTTPAddr.
 	HTTPAuth HTTPAuth
+	// HTTPTLS makes HTTPAddr speak TLS.
+	HTTPTLS HTTPTLS
 	// Command is the ZeroMQ endpoint of the command socket; "" is off.
 	Command string
 	// Stats is the ZeroMQ PUB endpoint for statistics; "" is off.

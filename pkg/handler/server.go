@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/channel"
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/unixsock"
 	"github.com/holdfast/holdfast/pkg/wheel"
 )
 
@@ -24,6 +25,8 @@ type Server struct {
 	metrics  *metrics
 	now      func() time.Time
 	listener net.Listener  // control API; nil if off
+	local    net.Listener  // control API on a unix socket; nil if off
+	tls      *controlTLS   // of listener; nil for none
 	ready    chan struct{} // closed when publishes may be taken
 	conns    conns         // of the control API
 
@@ -105,12 +108,20 @@ func New(o Options) (*Server, error) {
 	}
 	s.ledger = newLedger(s.metrics, s.settle)
 	s.stats = newStats(s)
+	if s.tls, err = newControlTLS(o.HTTPTLS); err != nil {
+		return nil, fmt.Errorf("control API: %w", err)
+	}
 	if o.HTTPAddr != "" {
 		// Connections live for one request, within HTTPTimeout: keep-alive probes
 		// would be four system calls for nothing.
 		lc := net.ListenConfig{KeepAlive: -1}
 		if s.listener, err = lc.Listen(context.Background(), "tcp", o.HTTPAddr); err != nil {
 			return nil, fmt.Errorf("control API: %w", err)
+		}
+	}
+	if o.HTTPLocal != "" {
+		if s.local, err = unixsock.Listen(context.Background(), o.HTTPLocal, o.HTTPLocalAccess); err != nil {
+			return nil, errors.Join(fmt.Errorf("control API: %w", err), s.Close())
 		}
 	}
 	return s, nil
@@ -136,10 +147,13 @@ func (s *Server) Ready() bool {
 
 // Close releases what New opened, for a Server that is not run.
 func (s *Server) Close() error {
-	if s.listener == nil {
-		return nil
+	var errs []error
+	for _, l := range []net.Listener{s.listener, s.local} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
 	}
-	return s.listener.Close()
+	return errors.Join(errs...)
 }
 
 // Run serves until ctx ends or something fails that the handler cannot do
@@ -167,7 +181,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.limiter.on() {
 		loop("rate limit", s.rateLoop)
 	}
-	if s.listener != nil {
+	if s.listener != nil || s.local != nil {
 		loop("control API", s.serveHTTP)
 	}
 	loop("sockets", s.serveSockets)

@@ -1,14 +1,13 @@
 package metrics
 
 import (
-	"errors"
+	"context"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"strconv"
 	"strings"
-	"syscall"
+
+	"github.com/holdfast/holdfast/pkg/unixsock"
 )
 
 // Listen opens a listener for PORT, ADDR:PORT or ipc://PATH. A bare port is
@@ -16,7 +15,7 @@ import (
 // if nobody answers on it.
 func Listen(spec, host string) (net.Listener, error) {
 	if path, ok := strings.CutPrefix(spec, "ipc://"); ok {
-		return listenUnix(path)
+		return unixsock.Listen(context.Background(), path, unixsock.Access{})
 	}
 	addr := spec
 	if _, err := strconv.ParseUint(spec, 10, 16); err == nil {
@@ -26,19 +25,4 @@ func Listen(spec, host string) (net.Listener, error) {
 		return nil, fmt.Errorf("%q is not PORT, ADDR:PORT or ipc://PATH", spec)
 	}
 	return net.Listen("tcp", addr)
-}
-
-func listenUnix(path string) (net.Listener, error) {
-	ln, err := net.Listen("unix", path)
-	if !errors.Is(err, syscall.EADDRINUSE) {
-		return ln, err
-	}
-	if c, dialErr := net.Dial("unix", path); dialErr == nil {
-		_ = c.Close()
-		return nil, err
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	return net.Listen("unix", path)
 }

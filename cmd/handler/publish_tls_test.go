@@ -1,0 +1,83 @@
+package main
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// tlsControl is a control API over TLS that wants a client certificate. The
+// certificate of the test server is used for both sides.
+func tlsControl(t *testing.T) (url, certFile string) {
+	t.Helper()
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "Published\n") }))
+	srv.TLS = &tls.Config{ClientAuth: tls.RequireAnyClientCert, MinVersion: tls.VersionTLS12}
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	cert := srv.TLS.Certificates[0]
+	key, err := x509.MarshalPKCS8PrivateKey(cert.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	certFile = filepath.Join(t.TempDir(), "both.pem")
+	both := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Certificate[0]}),
+		pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key})...)
+	if err := os.WriteFile(certFile, both, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return srv.URL, certFile
+}
+
+func TestPublishTLS(t *testing.T) {
+	url, file := tlsControl(t)
+	for _, c := range []struct {
+		args []string
+		code int
+		errs string
+	}{
+		{[]string{"--cacert", file, "--cert", file}, 0, ""},
+		{[]string{"--cacert", file, "--cert", file, "--key", file}, 0, ""},
+		{[]string{"--cacert", file}, 1, "certificate required"},
+		{[]string{"--cert", file}, 1, "unknown authority"},
+		{[]string{"--cacert", "/none"}, 1, "can't read file /none"},
+		{[]string{"--cacert", "publish_tls_test.go"}, 1, "there is no certificate in publish_tls_test.go"},
+		{[]string{"--cert", "publish_tls_test.go"}, 1, "client certificate: tls: failed to find any PEM data"},
+	} {
+		code, _, errs := runHandler(append(append([]string{"publish", "--spec", url}, c.args...), "ch", "x")...)
+		if code != c.code || !strings.Contains(errs, c.errs) || c.errs == "" && errs != "" {
+			t.Errorf("%q: got %d, %q; want %d, %q", c.args, code, errs, c.code, c.errs)
+		}
+	}
+}
+
+func TestPublishUnixSocket(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "control")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 1)
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got <- r.Host + " " + r.URL.Path + " " + r.Header.Get("Authorization")
+		_, _ = io.WriteString(w, "Published\n")
+	}))
+	_ = srv.Listener.Close()
+	srv.Listener = ln
+	srv.Start()
+	defer srv.Close()
+	code, out, errs := runHandler("publish", "--unix-socket", path, "--spec", "http://control.example/x", "-B", "t", "ch", "x")
+	if code != 0 || out != "Published\n" {
+		t.Fatalf("got %d, %q, %q", code, out, errs)
+	}
+	if g := <-got; g != "control.example /x/publish/ Bearer t" {
+		t.Errorf("got %q", g)
+	}
+}
