@@ -39,6 +39,10 @@ test-race: ## run the tests with the race detector, in random order
 test-e2e: build ## run the tests that start the real programs (see test/clients)
 	go test -count=1 -tags e2e ./scripts/... ./test/...
 
+.PHONY: test-faults
+test-faults: build ## kill, stop and starve the real programs under load, and compare what was sent with what came
+	go test -count=1 -tags faults -timeout 30m -v ./test/faults
+
 .PHONY: conformance
 conformance: build ## judge Holdfast from outside, case by case
 	go run ./test/conformance -target holdfast

@@ -74,6 +74,7 @@ func options(c *config.Config, listen []string) (connmgr.Options, error) {
 	o.HeaderTimeout, o.IdleTimeout, o.BodyTimeout = m.HeaderTimeout, m.IdleTimeout, m.BodyTimeout
 	o.WriteTimeout, o.ResponseTimeout, o.PeerWait = m.WriteTimeout, m.ResponseTimeout, m.PeerWait
 	o.MaxBacklog, o.Policy, o.MaxQueued = int(m.MaxBacklog), policies[m.BacklogPolicy], int(m.MaxQueued)
+	o.RepeatTime = c.Handler.IDCacheTTL
 	if m.Writers > 0 {
 		o.Writers = m.Writers
 	}

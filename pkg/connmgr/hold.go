@@ -57,8 +57,9 @@ type hold struct {
 	endAt     time.Time     // when a stopping server ends this hold; zero if it does not
 
 	record []byte
-	answer *frame.Hold  // ModeResponse: what to send when the time is over
-	retry  *frame.Retry // ask the origin anew as soon as parked
+	placed []frame.LastID // positions that are newer than record
+	answer *frame.Hold    // ModeResponse: what to send when the time is over
+	retry  *frame.Retry   // ask the origin anew as soon as parked
 }
 
 // newHold makes the hold that f asks for.
@@ -80,6 +81,20 @@ func newHold(x *exch, w *writer, f *frame.Hold, policy frame.Policy) *hold {
 	}
 	h.timer.Owner = h
 	return h
+}
+
+// passed notes that h gets a publication in which its handler sees a position.
+func (h *hold) passed(d *delivery) {
+	if d.f.Channel == "" {
+		return
+	}
+	for i := range h.placed {
+		if h.placed[i].Channel == d.f.Channel {
+			h.placed[i].ID = d.f.ItemID
+			return
+		}
+	}
+	h.placed = append(h.placed, frame.LastID{Channel: d.f.Channel, ID: d.f.ItemID})
 }
 
 // ready reports whether h's socket can be written to directly.
@@ -378,11 +393,14 @@ func (w *writer) frame(h *hold, j *job) {
 			return
 		}
 		w.join(h, j.groups)
-		h.record = bytes.Clone(f.Record)
+		h.record, h.placed = bytes.Clone(f.Record), nil
 		h.keep = f.KeepAlive
 		h.keep.Data = bytes.Clone(f.KeepAlive.Data)
 		if h.mode == frame.ModeStream && h.parked && h.endAt.IsZero() {
 			w.armKeepAlive(h)
+		}
+		if j.d != nil {
+			w.deliverTo(h, j.d)
 		}
 	case *frame.Body:
 		if h.mode == frame.ModeStream && !h.noBody && len(f.Data) > 0 && !h.ending {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -369,6 +370,74 @@ func TestUpdate(t *testing.T) {
 	h = r.far("handler.0", nil)
 	if rec := next[*frame.Records](h); len(rec.Holds) != 1 || string(rec.Holds[0].Record) != "new" || rec.Holds[0].SendSeq != 2 || rec.Holds[0].RecvSeq != 1 {
 		t.Errorf("records: %+v", rec)
+	}
+	_ = c.Close()
+}
+
+// A new handler is told the positions that follow from what its predecessor had
+// delivered since it wrote the record, and what came with an Update came with its
+// record.
+func TestPositions(t *testing.T) {
+	r := newRig(t)
+	p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
+	c := r.dial()
+	id := r.hold(p, h, c, h.stream("", "g"))
+	at := func(pub uint64, channel, item string) *frame.Deliver {
+		d := publish(pub, "g", channel+item)
+		d.Channel, d.ItemID = channel, item
+		return d
+	}
+	h.send(at(1, "a", "1"),
+		&frame.Update{ID: id, Seq: 1, Groups: []string{"g"}, Record: []byte("new"), Body: []byte("body"), Pub: 9},
+		at(2, "b", "1"), at(3, "a", "2"), at(4, "a", "3"))
+	c.expect(streamHead + chunk("a1") + chunk("body") + chunk("b1") + chunk("a2") + chunk("a3"))
+	r.net.Kill("handler.0")
+	h = r.far("handler.0", nil)
+	want := []frame.LastID{{Channel: "b", ID: "1"}, {Channel: "a", ID: "3"}}
+	if rec := next[*frame.Records](h); len(rec.Holds) != 1 || string(rec.Holds[0].Record) != "new" || !slices.Equal(rec.Holds[0].Last, want) {
+		t.Errorf("records: %+v", rec)
+	}
+	_ = c.Close()
+}
+
+// What a handler sent before it was killed is not delivered again when its
+// publisher, who had no answer, repeats it.
+func TestRepeatAcrossHandlers(t *testing.T) {
+	r := newRig(t)
+	p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
+	c := r.dial()
+	id := r.hold(p, h, c, h.stream("", "g"))
+	item := func(pub uint64, text, itemID string) *frame.Deliver {
+		d := publish(pub, "g", text)
+		d.ItemID = itemID
+		return d
+	}
+	own := func(pub uint64, text, channel, itemID string) *frame.Deliver {
+		d := item(pub, text, itemID)
+		d.Group, d.Only, d.Channel = "", []uint64{id}, channel
+		return d
+	}
+	h.send(item(1, "one", "1"), item(2, "again", "1"), // one boot knows what it does
+		own(3, "own", "a", "7"))
+	c.expect(streamHead + chunk("one") + chunk("again") + chunk("own"))
+	r.net.Kill("handler.0")
+	h = r.far("handler.0", nil)
+	next[*frame.Records](h)
+	h.send(item(11, "one", "1"), item(12, "two", "2"),
+		own(13, "own", "a", "7"), own(14, "other channel", "b", "7"), own(15, "other item", "a", "8"))
+	c.expect(chunk("two") + chunk("other channel") + chunk("other item"))
+	sum := map[uint64]string{}
+	for len(sum) < 5 {
+		for _, o := range next[*frame.Report](h).Outcomes {
+			sum[o.Pub] += fmt.Sprint(o.Delivered, o.Dropped)
+		}
+	}
+	repeat := fmt.Sprint(0, []frame.Drop{{Reason: frame.ReasonRepeat, N: 1}})
+	want := map[uint64]string{11: repeat, 12: "1[]", 13: repeat, 14: "1[]", 15: "1[]"}
+	for pub, text := range want {
+		if strings.ReplaceAll(sum[pub], " ", "") != strings.ReplaceAll(text, " ", "") {
+			t.Errorf("publication %d came to %q, want %q", pub, sum[pub], text)
+		}
 	}
 	_ = c.Close()
 }

@@ -67,6 +67,10 @@ type Options struct {
 	Policy frame.Policy
 	// MaxQueued is how many bytes of publications may wait for one writer loop.
 	MaxQueued int
+	// RepeatTime is how long an item is remembered, so that it is not delivered
+	// again when the handler was killed before it had answered the publisher. 0: not
+	// at all.
+	RepeatTime time.Duration
 	// Writers is the number of writer loops.
 	Writers int
 
@@ -103,6 +107,7 @@ func DefaultOptions() Options {
 		MaxBacklog:      1 << 20,
 		Policy:          frame.PolicyClose,
 		MaxQueued:       64 << 20,
+		RepeatTime:      60 * time.Second,
 		Writers:         runtime.GOMAXPROCS(0),
 		DrainTime:       10 * time.Second,
 	}
@@ -159,6 +164,9 @@ func (o *Options) validate() error {
 		if v.d <= 0 {
 			bad("%s is %v, not above zero", v.name, v.d)
 		}
+	}
+	if o.RepeatTime < 0 {
+		bad("RepeatTime is %v, below zero", o.RepeatTime)
 	}
 	if o.DrainTime < 0 {
 		bad("DrainTime is %v, below zero", o.DrainTime)

@@ -213,6 +213,9 @@ func (s *Server) inOrder(p *peer, x *exch, f frame.Frame) {
 	j := job{kind: jobFrame, h: h, f: f}
 	if u, ok := f.(*frame.Update); ok {
 		j.groups = s.acquire(u.Groups, h.w)
+		if len(u.Body) > 0 {
+			j.d = newDelivery(p, &frame.Deliver{Pub: u.Pub, Mode: frame.ModeStream, Body: u.Body})
+		}
 	}
 	h.w.push(j)
 	if x.toBox { // its goroutine waits for the rest of the body
@@ -252,16 +255,26 @@ func (s *Server) deliver(p *peer, f *frame.Deliver) {
 		w.push(job{kind: jobDropped, d: d, reason: frame.ReasonOverload, n: n})
 	}
 	if f.Group != "" {
+		repeated := s.repeats.repeated(p, f, 0, s.now())
 		s.groups.each(f.Group, func(g *group, i int, members int32) {
-			if w := s.writers[i]; !w.push(job{kind: jobDeliver, d: d, g: g}) {
+			w := s.writers[i]
+			if repeated {
+				w.push(job{kind: jobDropped, d: d, reason: frame.ReasonRepeat, n: int(members)})
+				return
+			}
+			if !w.push(job{kind: jobDeliver, d: d, g: g}) {
 				refused(w, int(members))
 			}
 		})
 		return
 	}
 	only := make([][]*hold, len(s.writers))
-	missing := 0
+	missing, again := 0, 0
 	for _, id := range f.Only {
+		if s.repeats.repeated(p, f, id, s.now()) {
+			again++
+			continue
+		}
 		s.mu.Lock()
 		x := s.exchanges[id]
 		s.mu.Unlock()
@@ -289,6 +302,9 @@ func (s *Server) deliver(p *peer, f *frame.Deliver) {
 	}
 	if missing > 0 {
 		s.writers[0].push(job{kind: jobDropped, d: d, reason: frame.ReasonUnknown, n: missing})
+	}
+	if again > 0 {
+		s.writers[0].push(job{kind: jobDropped, d: d, reason: frame.ReasonRepeat, n: again})
 	}
 }
 

@@ -29,6 +29,7 @@ type Server struct {
 	writers []*writer
 	groups  groups
 	out     *outbox
+	repeats repeats
 
 	ctx        context.Context // of everything that serves clients; ends with kill
 	cancel     context.CancelFunc
@@ -81,6 +82,7 @@ func New(opt Options) (*Server, error) {
 	s.kill = s.ctx.Done()
 	s.certs = &certs{dir: opt.CertDir, log: s.log}
 	s.groups.writers = opt.Writers
+	s.repeats = newRepeats(opt.RepeatTime)
 	s.out = &outbox{
 		bus: opt.Bus, live: make(map[string]*peer), waiting: make(map[*peer][][]byte),
 		onWait: func(n int) { s.metrics.outboxWaiting.Set(float64(n)) },

@@ -309,6 +309,13 @@ func (w *writer) fanOut(g *group, run []job) {
 	if len(g.members[w.i]) == 0 {
 		return
 	}
+	for i := range run {
+		if run[i].d.f.Channel != "" {
+			for _, m := range g.members[w.i] {
+				m.h.passed(run[i].d)
+			}
+		}
+	}
 	w.direct.Lock()
 	defer w.direct.Unlock()
 	var encoded [framings][]byte  // the bytes of the run
@@ -434,6 +441,7 @@ func (w *writer) give(h *hold, d *delivery) {
 
 // deliverTo brings one publication, or the action that it is, to one hold.
 func (w *writer) deliverTo(h *hold, d *delivery) {
+	h.passed(d)
 	switch {
 	case h.over || h.ending || h.retry != nil || h.mode != d.f.Mode:
 		w.tally.dropped(d, frame.ReasonNotReady, 1, w.now)
@@ -498,7 +506,7 @@ func (w *writer) records(j *recordsJob) {
 			flush()
 		}
 		size += len(want.h.record) + 32
-		batch.Holds = append(batch.Holds, frame.Held{ID: x.id, SendSeq: want.sendSeq, RecvSeq: recv, Record: want.h.record})
+		batch.Holds = append(batch.Holds, frame.Held{ID: x.id, SendSeq: want.sendSeq, RecvSeq: recv, Record: want.h.record, Last: want.h.placed})
 	}
 	flush()
 	j.last()

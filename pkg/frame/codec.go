@@ -605,6 +605,8 @@ func (f *Update) fields(c coder) {
 	strs(c, &f.Groups)
 	keepAlive(c, &f.KeepAlive)
 	c.bytes(&f.Record)
+	c.bytes(&f.Body)
+	c.uint(&f.Pub)
 }
 
 // Type implements Frame.
@@ -647,6 +649,7 @@ func (f *Deliver) fields(c coder) {
 	u8(c, &f.Kind)
 	c.str(&f.ItemID)
 	strs(c, &f.Expose)
+	c.str(&f.Channel)
 }
 
 // Type implements Frame.
@@ -680,7 +683,7 @@ func (*Records) Type() Type { return TypeRecords }
 
 func (f *Records) fields(c coder) {
 	list(c, &f.Holds, func(e *Held) {
-		c.group(func() { c.uint(&e.ID); c.uint(&e.SendSeq); c.uint(&e.RecvSeq); c.bytes(&e.Record) })
+		c.group(func() { c.uint(&e.ID); c.uint(&e.SendSeq); c.uint(&e.RecvSeq); c.bytes(&e.Record); lastIDs(c, &e.Last) })
 	})
 	c.bool(&f.Done)
 }

@@ -129,6 +129,7 @@ const (
 	ReasonRate          Reason = 15 // the rate limit dropped the message
 	ReasonNotReady      Reason = 16 // the hold was not in a state to take the message
 	ReasonInternal      Reason = 17 // a fault of ours
+	ReasonRepeat        Reason = 18 // an earlier boot of the handler had sent the message
 )
 
 var reasonNames = [...]string{
@@ -137,7 +138,7 @@ var reasonNames = [...]string{
 	ReasonPeerLost: "peer-lost", ReasonShutdown: "shutdown", ReasonProtocolError: "protocol-error",
 	ReasonUnknown: "unknown-exchange", ReasonReplaced: "replaced", ReasonOverload: "overload",
 	ReasonWriteFailed: "write-failed", ReasonFiltered: "filtered", ReasonRate: "rate-limit",
-	ReasonNotReady: "not-ready", ReasonInternal: "internal",
+	ReasonNotReady: "not-ready", ReasonInternal: "internal", ReasonRepeat: "repeat",
 }
 
 func (r Reason) String() string {

@@ -212,11 +212,17 @@ type Hold struct {
 }
 
 // Update replaces a hold's groups, keep-alive and record.
+//
+// Body is appended to a stream; in the same frame, because a handler that is
+// killed between the two would leave a record that is ahead of its client, or
+// behind. If Pub is not 0, it is reported as if a Deliver had brought it.
 type Update struct {
 	ID, Seq   uint64
 	Groups    []string
 	KeepAlive KeepAlive
 	Record    []byte
+	Body      []byte
+	Pub       uint64
 }
 
 // Finish ends a hold. ModeResponse: the response is sent. ModeStream: Body is
@@ -276,6 +282,9 @@ type Deliver struct {
 	Kind   uint8 // ws-message
 	ItemID string
 	Expose []string // ModeResponse: keep only these fields of the merged header; empty keeps all
+	// Channel is set if members may have a position in it, which is ItemID from
+	// now on. connmgr adds it to the record, see Held.
+	Channel string
 }
 
 // Outcome is what one publication came to at one connmgr. Delivered counts
@@ -312,6 +321,7 @@ type Held struct {
 	SendSeq uint64 // next Seq that connmgr expects
 	RecvSeq uint64 // next Seq that connmgr will use
 	Record  []byte
+	Last    []LastID // positions that are newer than the record's
 }
 
 // Records carries hold records to a new handler (connmgr → handler), in

@@ -162,6 +162,9 @@ func (s *Server) sendDeliver(key groupKey, d *frame.Deliver, it *publish.Item, f
 		d.Header = s.header(f)
 	}
 	d.Expose = f.Expose
+	if it.HasID && (key.tracked || d.Group == "") {
+		d.Channel = it.Channel
+	}
 	d.Pub = s.ledger.begin(key.peer, key.mode, n, s.now(), s.tallyOf(it))
 	if err := s.send(key.peer.name, d); err != nil {
 		s.ledger.cancel(d.Pub, sendReason(err))

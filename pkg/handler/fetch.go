@@ -183,16 +183,23 @@ func (s *Server) gotNext(h *hold, uri string, r *frame.Fetched) {
 			}
 		}
 	}
-	s.sendUpdate(h)
-	if h.over {
-		return
-	}
 	if in.Hold == frame.ModeNone {
 		// Fetched when the client has taken what there is, not before.
-		s.appendBody(h, body, func() { s.fetchNext(h) })
+		if len(body) > 0 {
+			s.lastFetch++
+			pub := pacing | s.lastFetch
+			s.paced[pub] = pace{h, func() { s.fetchNext(h) }}
+			if !s.sendUpdate(h, body, pub) {
+				delete(s.paced, pub)
+			}
+		} else if s.sendUpdate(h, nil, 0) {
+			s.fetchNext(h)
+		}
 		return
 	}
-	s.appendBody(h, body, nil)
+	if !s.sendUpdate(h, body, 0) {
+		return
+	}
 	m.fetching = false
 	s.firstSubscriptions(firsts)
 	s.startNextTimer(h)
@@ -203,30 +210,8 @@ func (s *Server) gotNext(h *hold, uri string, r *frame.Fetched) {
 	}
 }
 
-// pacing marks the numbers of Deliver frames that carry a next link's body: they
-// are no publications.
+// pacing marks the numbers of next links' bodies: they are no publications.
 const pacing = 1 << 63
-
-// appendBody appends to a stream. then, if not nil, is called when the client
-// has it.
-func (s *Server) appendBody(h *hold, body []byte, then func()) {
-	if len(body) == 0 {
-		if then != nil {
-			then()
-		}
-		return
-	}
-	d := &frame.Deliver{Mode: frame.ModeStream, Only: []uint64{h.id}, Body: body}
-	if then != nil {
-		s.lastFetch++
-		d.Pub = pacing | s.lastFetch
-		s.paced[d.Pub] = pace{h, then}
-	}
-	if s.send(h.peer.name, d) != nil {
-		delete(s.paced, d.Pub)
-		s.endStream(h, "Failed to retrieve next link.")
-	}
-}
 
 // pace is what happens when a next link's body was written.
 type pace struct {

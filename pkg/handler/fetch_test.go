@@ -151,6 +151,17 @@ func TestNextLinkAfterGap(t *testing.T) {
 		f, err := frame.Decode(rec)
 		return err == nil && f.(*frame.Accept).Channels[0].PrevID == "4"
 	})
+	// Before it does, connmgr knows better.
+	r.conn.get(func() {
+		f, err := frame.Decode(h.record)
+		a, ok := f.(*frame.Accept)
+		if err != nil || !ok {
+			t.Fatalf("record: %v", err)
+		}
+		a.Channels[0].PrevID = "2"
+		h.record = frame.Encode(a)
+		h.placed = []frame.LastID{{Channel: "p-c", ID: "3"}, {Channel: "p-c", ID: "4"}}
+	})
 	r.stop()
 	r.start()
 	r.publish(item("5", "4"))

@@ -496,6 +496,13 @@ func (s *Server) rebuild(p *peer, held *frame.Held) {
 	}
 	a.X = frame.XID{Conn: p.name, Boot: p.boot, ID: held.ID}
 	a.SendSeq = held.SendSeq
+	for _, l := range held.Last {
+		for i := range a.Channels {
+			if c := &a.Channels[i]; c.Name == l.Channel && c.HasPrevID {
+				c.PrevID = l.ID
+			}
+		}
+	}
 	h := s.newHold(p, a)
 	p.holds[h.id] = h
 	s.metrics.holds[h.mode].Inc()

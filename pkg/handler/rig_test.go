@@ -208,6 +208,7 @@ type fakeHold struct {
 	hold     *frame.Hold
 	got      []string // bodies
 	deliver  []*frame.Deliver
+	placed   []frame.LastID
 	finish   *frame.Finish
 	retry    *frame.Retry
 	update   *frame.Update
@@ -239,7 +240,7 @@ func (c *fakeConn) PeerUp(p bus.Peer) {
 	var f frame.Records
 	for _, h := range c.holds {
 		if !h.over {
-			f.Holds = append(f.Holds, frame.Held{ID: h.id, SendSeq: h.seq, RecvSeq: 9, Record: h.record})
+			f.Holds = append(f.Holds, frame.Held{ID: h.id, SendSeq: h.seq, RecvSeq: 9, Record: h.record, Last: h.placed})
 		}
 	}
 	// In two batches, so that the second is what counts.
@@ -281,7 +282,10 @@ func (c *fakeConn) Receive(from bus.Peer, b []byte) {
 		h.hold, h.mode, h.groups, h.record = f, f.Mode, f.Groups, f.Record
 	case *frame.Update:
 		if h := take(f.ID, f.Seq); h != nil {
-			h.groups, h.record, h.update = f.Groups, f.Record, f
+			h.groups, h.record, h.update, h.placed = f.Groups, f.Record, f, nil
+			if len(f.Body) > 0 {
+				c.deliver(from.Name, &frame.Deliver{Pub: f.Pub, Mode: frame.ModeStream, Only: []uint64{h.id}, Body: f.Body})
+			}
 		}
 	case *frame.Finish:
 		if h := take(f.ID, f.Seq); h != nil {
@@ -316,6 +320,9 @@ func (c *fakeConn) deliver(from string, f *frame.Deliver) {
 		o.Delivered++
 		h.got = append(h.got, string(f.Body))
 		h.deliver = append(h.deliver, f)
+		if f.Channel != "" {
+			h.placed = append(h.placed, frame.LastID{Channel: f.Channel, ID: f.ItemID})
+		}
 		if f.Mode == frame.ModeResponse || f.Action == frame.ActionClose {
 			c.close(from, h, frame.ReasonFinished)
 		}

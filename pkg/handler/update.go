@@ -296,19 +296,22 @@ func (s *Server) markDirty(h *hold) {
 }
 
 // writeRecords brings the records at connmgr up to date. It runs once a second:
-// a position that is lost with the handler makes an origin send again what it
-// had sent since, and no more.
+// connmgr notes the positions that follow from what it delivers. What it cannot
+// know, such as that a filter dropped an item, makes an origin send again what
+// it had sent since, and no more.
 func (s *Server) writeRecords() {
 	for _, h := range s.dirty {
 		if !h.over && h.more.dirty {
-			s.sendUpdate(h)
+			s.sendUpdate(h, nil, 0)
 		}
 	}
 	s.dirty = s.dirty[:0]
 }
 
-// sendUpdate tells connmgr what has changed about a hold.
-func (s *Server) sendUpdate(h *hold) {
+// sendUpdate tells connmgr what has changed about a hold, and what to append to
+// its stream; pub is the number under which that is reported, if any. It reports
+// whether the hold is still there.
+func (s *Server) sendUpdate(h *hold, body []byte, pub uint64) bool {
 	a := h.more.acc
 	h.more.dirty = false
 	for i := range a.Channels {
@@ -324,7 +327,12 @@ func (s *Server) sendUpdate(h *hold) {
 			s.join(h, sb, name)
 		}
 	}
-	if s.sendTo(h, &frame.Update{ID: h.id, Seq: h.sendSeq, Groups: h.groups(), KeepAlive: a.KeepAlive, Record: h.record(a)}) != nil {
-		s.forget(h)
+	u := &frame.Update{
+		ID: h.id, Seq: h.sendSeq, Groups: h.groups(), KeepAlive: a.KeepAlive, Record: h.record(a), Body: body, Pub: pub,
 	}
+	if s.sendTo(h, u) != nil {
+		s.forget(h)
+		return false
+	}
+	return true
 }

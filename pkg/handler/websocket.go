@@ -27,7 +27,7 @@ func (s *Server) control(proxy string, c *frame.Control) {
 		a.Channels = slices.DeleteFunc(a.Channels, func(ch frame.Channel) bool { return !ch.Implicit && ch.Name == c.Channel })
 		if len(a.Channels) != n {
 			s.subscribe(h, a.Channels)
-			s.sendUpdate(h)
+			s.sendUpdate(h, nil, 0)
 		}
 	case frame.ControlMeta:
 		s.wsMeta(h, c)
@@ -58,7 +58,7 @@ func (s *Server) wsSubscribe(h *hold, c *frame.Control) (fault string) {
 	if s.logInfo {
 		s.log.Info("subscribe " + a.URI + " channel=" + c.Channel)
 	}
-	s.sendUpdate(h)
+	s.sendUpdate(h, nil, 0)
 	return ""
 }
 
@@ -69,7 +69,7 @@ func (s *Server) wsMeta(h *hold, c *frame.Control) {
 	})
 	a.Meta = append(a.Meta, c.Fields...)
 	h.meta = a.Meta
-	s.sendUpdate(h)
+	s.sendUpdate(h, nil, 0)
 }
 
 // refresh makes a WebSocket-over-HTTP session send a request now. Which proxy has
