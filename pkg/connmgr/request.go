@@ -276,7 +276,7 @@ func (c *conn) dispatch(st *session, req *request, up *upload) (*exch, int) {
 		if x != nil {
 			if req.f.Upgrade {
 				x.mu.Lock()
-				x.ws = newWSExch(req)
+				x.ws = newWSExch()
 				x.mu.Unlock()
 			}
 			err := c.sendRequest(x, p, req)

@@ -30,6 +30,7 @@ type Server struct {
 	groups  groups
 	out     *outbox
 	repeats repeats
+	poller  *poller // nil: there is none on this system
 
 	ctx        context.Context // of everything that serves clients; ends with kill
 	cancel     context.CancelFunc
@@ -37,6 +38,7 @@ type Server struct {
 	stopAccept chan struct{}   // closed by closeListeners
 	slots      chan struct{}   // one token for each open connection; buffer MaxConns
 	sessions   sync.Pool
+	wsLibs     wsLibs
 	conns      sync.WaitGroup // goroutines of connections
 	draining   atomic.Bool
 	running    atomic.Bool
@@ -106,6 +108,10 @@ func New(opt Options) (*Server, error) {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}
 	}
+	var err error
+	if s.poller, err = newPoller(); err != nil {
+		return nil, err
+	}
 	for _, l := range opt.Listen {
 		ln, err := s.listen(s.ctx, l)
 		if err != nil {
@@ -145,6 +151,9 @@ func (s *Server) Run(ctx context.Context) error {
 		loops.Go(func() { w.run(stopLoops) })
 	}
 	loops.Go(func() { s.housekeeping(stopLoops) })
+	if s.poller != nil {
+		loops.Go(func() { s.poller.run(s.readable) })
+	}
 	for _, l := range s.lns {
 		accepting.Go(func() {
 			if err := s.accept(l); err != nil {
@@ -197,6 +206,9 @@ func (s *Server) Close() error {
 		}
 		for _, c := range open {
 			c.close()
+		}
+		if s.poller != nil {
+			s.poller.close()
 		}
 	})
 	return err

@@ -2,6 +2,7 @@ package connmgr
 
 import (
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"syscall"
@@ -21,7 +22,20 @@ type sock struct {
 	// gather, if not nil, takes what Write is given instead of the socket. A
 	// writer loop sets it while it has crypto/tls make records.
 	gather *[]byte
+	// noWait makes Read return errWouldBlock if nothing is there. It belongs to
+	// whoever reads.
+	noWait bool
 }
+
+// errWouldBlock is what Read returns with noWait. To crypto/tls it is a fault that
+// passes, after which the connection can be read from again.
+var errWouldBlock net.Error = wouldBlockError{}
+
+type wouldBlockError struct{}
+
+func (wouldBlockError) Error() string   { return "nothing to read" }
+func (wouldBlockError) Timeout() bool   { return false }
+func (wouldBlockError) Temporary() bool { return true }
 
 func newSock(nc net.Conn, timeout time.Duration) (*sock, error) {
 	sc, ok := nc.(syscall.Conn)
@@ -86,6 +100,57 @@ func (w *tryWriter) write(rc syscall.RawConn, p []byte, wait bool) (int, error) 
 		err = w.err
 	}
 	return w.n, err
+}
+
+// tryReader makes read(2) calls that do not wait.
+type tryReader struct {
+	p   []byte
+	n   int
+	err error
+	fn  func(fd uintptr) bool
+}
+
+func newTryReader() *tryReader {
+	r := new(tryReader)
+	r.fn = r.step
+	return r
+}
+
+func (r *tryReader) step(fd uintptr) bool {
+	for {
+		n, err := unix.Read(int(fd), r.p)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			r.err = errWouldBlock
+		case err != nil:
+			r.err = err
+		case n == 0 && len(r.p) > 0:
+			r.err = io.EOF
+		default:
+			r.n = n
+		}
+		return true
+	}
+}
+
+var tryReaders = sync.Pool{New: func() any { return newTryReader() }}
+
+// Read implements net.Conn.
+func (s *sock) Read(p []byte) (int, error) {
+	if !s.noWait {
+		return s.Conn.Read(p)
+	}
+	r := tryReaders.Get().(*tryReader)
+	defer tryReaders.Put(r)
+	r.p, r.n, r.err = p, 0, nil
+	err := s.rc.Read(r.fn)
+	r.p = nil
+	if r.err != nil {
+		err = r.err
+	}
+	return r.n, err
 }
 
 var tryWriters = sync.Pool{New: func() any { return newTryWriter() }}

@@ -1,7 +1,6 @@
 package connmgr
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
@@ -9,9 +8,8 @@ import (
 	"math"
 	"net"
 	"net/http"
-	"net/url"
+	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -71,12 +69,13 @@ type wsExch struct {
 	base    uint64        // messages before parts[0], of those that this proxy was sent
 	unsent  int           // bytes of parts that were not sent
 	credit  int64         // bytes that may be sent; the last part may exceed it
-	room    chan struct{} // buffer 1: the reader may go on; never closed
+	room    chan struct{} // buffer 1: the reader may go on; never closed; nil until it had to wait
 	joined  bool          // a handler has it
 	session []byte        // record for the next proxy; nil if there can be none
-	request *request
-	orphan  bool // waits for a proxy
-	over    bool // nothing of the client is wanted any more
+	open    []byte        // the encoded Request, if there is a session; of the upgrade
+	in      *wsReader     // set by the upgrade
+	orphan  bool          // waits for a proxy
+	over    bool          // nothing of the client is wanted any more
 }
 
 // wsPart is a message of the client or a part of one; parts of a message that can
@@ -108,9 +107,7 @@ type wsHold struct {
 }
 
 // newWSExch prepares x for a WebSocket handshake.
-func newWSExch(req *request) *wsExch {
-	return &wsExch{credit: frame.InitialWindow, room: make(chan struct{}, 1), request: req}
-}
+func newWSExch() *wsExch { return &wsExch{credit: frame.InitialWindow} }
 
 // sendHandler numbers a frame for the handler and sends it. x.mu is not held.
 func (s *Server) sendHandler(x *exch, f frame.Frame, seq *uint64) {
@@ -171,11 +168,6 @@ func (r *relay) upgrade(f *frame.Response) outcome {
 		b, _ := r.st.br.Peek(n)
 		c.pending = append(bytes.Clone(b), c.pending...)
 	}
-	in := &wsReader{c: c, x: x}
-	if err := in.start(r.req, deflate); err != nil {
-		c.s.log.Error("WebSocket library refuses a handshake that was found valid", "client", c.peer, "err", err)
-		return r.fail(frame.ReasonInternal)
-	}
 	if err := c.write(wsHandshake(r.req.f.Header, f.Header, f.Reason, deflate)); err != nil {
 		return r.clientGone()
 	}
@@ -197,18 +189,24 @@ func (r *relay) upgrade(f *frame.Response) outcome {
 		c.s.toWriter(x, f)
 	}
 	x.box, x.window = nil, nil
+	in := &wsReader{c: c, x: x, h: h, deflate: deflate, whole: x.ws.session != nil, wait: c.s.poller == nil}
+	x.ws.in = in
+	if in.whole { // it may be handed on
+		req := r.req.f
+		req.ID = x.id
+		x.ws.open = bytes.Clone(frame.Encode(&req))
+	}
 	if x.far == nil && !x.ws.over { // it went away while its answer was on the way
 		c.s.wsProxyLost(x)
 	}
 	x.mu.Unlock()
 	c.s.mu.Unlock()
-	c.inExch = nil
+	c.inExch, c.req = nil, nil
 	_ = c.sock.SetReadDeadline(time.Time{})
 	c.mu.Lock()
 	c.after, c.unwatched = afterUndecided, false
 	c.mu.Unlock()
 	c.s.putSession(r.st)
-	in.h = h
 	c.s.conns.Go(in.run)
 	return outcomeHeld
 }
@@ -324,10 +322,15 @@ func (s *Server) handOn(x *exch, p *peer) {
 		ws.unsent += ws.parts[i].cost()
 	}
 	ws.sent, ws.base, ws.credit = 0, 0, frame.InitialWindow // the next proxy counts anew
-	f := ws.request.f
-	f.ID, f.Session, f.Resend = x.id, ws.session, true
+	f, err := frame.Decode(ws.open)
+	req, ok := f.(*frame.Request)
+	if err != nil || !ok { // cannot be: it is our own
+		s.log.Error("request of a WebSocket is not readable", "exchange", x.id, "err", err)
+		return
+	}
+	req.Session, req.Resend = ws.session, true
 	s.metrics.resent.Inc()
-	s.out.post(p, frame.Encode(&f))
+	s.out.post(p, frame.Encode(req))
 	s.pump(x)
 }
 
@@ -348,170 +351,45 @@ func (s *Server) wsProxyLost(x *exch) {
 	}
 }
 
-// wsReader reads what a client sends on a WebSocket. It is one goroutine.
+// wsReader reads what a client sends on a WebSocket. While nothing comes it has
+// no goroutine, and no connection of the WebSocket library: the poller watches
+// the socket, and starts run.
 type wsReader struct {
-	c  *conn
-	x  *exch
-	h  *hold
-	ws *websocket.Conn
+	c       *conn
+	x       *exch
+	h       *hold
+	deflate bool
+	whole   bool // messages are kept as a whole
+	wait    bool // there is no poller: run waits for what comes
+	polled  bool // the poller knows the socket
 	// spoke is set when the library has sent a close frame of its own, because
 	// the client broke the protocol.
 	spoke bool
-	muted bool // the library plays its handshake
 }
 
-// start makes a connection of the WebSocket library. The library insists on
-// answering the handshake itself, so that answer is thrown away: ours keeps the
-// origin's header fields as they are.
-func (in *wsReader) start(req *request, deflate bool) error {
-	up := websocket.Upgrader{
-		ReadBufferSize: 256, WriteBufferSize: 512, WriteBufferPool: &wsBuffers, EnableCompression: deflate,
-		CheckOrigin: func(*http.Request) bool { return true }, // that is for origins to judge
-		Error:       func(http.ResponseWriter, *http.Request, int, error) {},
-	}
-	key, _ := http1.Get(req.f.Header, "Sec-WebSocket-Key")
-	hr := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/"}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{
-		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {key},
-	}}
-	if deflate {
-		hr.Header["Sec-Websocket-Extensions"] = []string{"permessage-deflate"}
-	}
-	in.muted = true
-	ws, err := up.Upgrade(&wsHijack{in: in}, hr, nil)
-	in.muted = false
-	if err != nil {
-		return err
-	}
-	in.ws = ws
-	ws.SetCloseHandler(func(int, string) error { return nil }) // the far end answers
-	ws.SetPingHandler(func(data string) error { return in.control(frame.MessagePing, data) })
-	ws.SetPongHandler(func(data string) error { return in.control(frame.MessagePong, data) })
-	return nil
-}
-
-var wsBuffers sync.Pool
-
-// wsHijack is the ResponseWriter that the library wants to take a connection
-// from.
-type wsHijack struct{ in *wsReader }
-
-func (*wsHijack) Header() http.Header         { return http.Header{} }
-func (*wsHijack) Write(p []byte) (int, error) { return len(p), nil }
-func (*wsHijack) WriteHeader(int)             {}
-
-// Hijack implements http.Hijacker.
-func (w *wsHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	nc := &wsNetConn{Conn: w.in.c.sock, in: w.in}
-	return nc, bufio.NewReadWriter(bufio.NewReaderSize(nc, 16), bufio.NewWriterSize(nc, 16)), nil
-}
-
-// wsNetConn is the connection as the library sees it. What the library writes,
-// which is close frames at faults of the client, goes to the writer.
-type wsNetConn struct {
-	net.Conn
-	in   *wsReader
-	scan wsScanner
-}
-
-func (nc *wsNetConn) Read(p []byte) (int, error) {
-	if nc.scan.fault {
-		return 0, errWSFrame
-	}
-	n, err := nc.in.c.Read(p)
-	if good := nc.scan.pass(p[:n]); good < n {
-		return good, errWSFrame
-	}
-	return n, err
-}
-
-var errWSFrame = errors.New("frame that RFC 6455 or 7692 forbids")
-
-// wsScanner watches the frames of a client for what the library lets through: a
-// close frame with one byte of content, and the bit of compressed messages
-// (RSV1) where it has no business.
-type wsScanner struct {
-	head  [14]byte
-	n     int    // bytes of head that are here
-	skip  uint64 // bytes of content to come
-	fault bool
-}
-
-// pass returns how many bytes of p come before the content of a frame that is
-// forbidden: all of them if there is none.
-func (s *wsScanner) pass(p []byte) int {
-	for i := 0; i < len(p); {
-		if s.skip > 0 {
-			k := min(s.skip, uint64(len(p)-i))
-			s.skip -= k
-			i += int(k)
-			continue
-		}
-		s.head[s.n] = p[i]
-		s.n++
-		i++
-		if s.n < 2 || s.n < s.headLen() {
-			continue
-		}
-		opcode := s.head[0] & 0x0f
-		size := uint64(s.head[1] & 0x7f)
-		switch size {
-		case 126:
-			size = uint64(binary.BigEndian.Uint16(s.head[2:]))
-		case 127:
-			size = binary.BigEndian.Uint64(s.head[2:])
-		}
-		rsv1 := s.head[0]&wsRSV1 != 0
-		if opcode == frame.MessageClose && size == 1 || rsv1 && (opcode == 0 || opcode >= frame.MessageClose) {
-			s.fault = true
-			return i - 1 // the library must not see a whole head
-		}
-		s.n, s.skip = 0, size
-	}
-	return len(p)
-}
-
-func (s *wsScanner) headLen() int {
-	n := 2
-	switch s.head[1] & 0x7f {
-	case 126:
-		n += 2
-	case 127:
-		n += 8
-	}
-	if s.head[1]&0x80 != 0 {
-		n += 4
-	}
-	return n
-}
-
-func (nc *wsNetConn) Write(p []byte) (int, error) {
-	if nc.in.muted {
-		return len(p), nil
-	}
-	nc.in.spoke = true
-	// RFC 6455, section 8.1, has a code of its own for what the library calls a
-	// protocol error.
-	if bytes.HasSuffix(p, []byte("invalid utf8 payload in close frame")) {
-		p = wsCloseFrame(wsBadData, nil)
-		nc.in.h.w.push(job{kind: jobWSRaw, h: nc.in.h, raw: p})
-		return len(p), nil
-	}
-	nc.in.h.w.push(job{kind: jobWSRaw, h: nc.in.h, raw: bytes.Clone(p)})
-	return len(p), nil
-}
-
-// Deadlines are set by us alone.
-
-func (*wsNetConn) SetDeadline(time.Time) error      { return nil }
-func (*wsNetConn) SetReadDeadline(time.Time) error  { return nil }
-func (*wsNetConn) SetWriteDeadline(time.Time) error { return nil }
-
-var _ http.Hijacker = (*wsHijack)(nil)
-
-// run reads until the client or the hold is over.
+// run reads until nothing more is there, or the client or the hold is over.
 func (in *wsReader) run() {
-	defer in.c.recoverPanic()
-	err := in.read()
+	defer func() {
+		if p := recover(); p != nil {
+			in.c.s.metrics.panics.Inc()
+			in.c.s.log.Error("panic on a WebSocket", "client", in.c.peer, "panic", p, "stack", string(debug.Stack()))
+			in.leave(job{kind: jobGone, h: in.h})
+		}
+	}()
+	for {
+		err := in.lend()
+		if !errors.Is(err, errWSIdle) {
+			in.ended(err)
+			return
+		}
+		if in.rest() {
+			return
+		}
+	}
+}
+
+// ended tells the writer why reading has.
+func (in *wsReader) ended(err error) {
 	var closed *websocket.CloseError
 	j := job{kind: jobGone, h: in.h}
 	switch {
@@ -531,6 +409,55 @@ func (in *wsReader) run() {
 		j = job{kind: jobWSFault, h: in.h}
 	}
 	in.leave(j)
+}
+
+// rest leaves the socket to the poller. It returns false if that is not
+// possible: then whoever runs in has to wait itself.
+func (in *wsReader) rest() bool {
+	c := in.c
+	c.mu.Lock()
+	if c.after != afterUndecided {
+		c.mu.Unlock()
+		in.leave(job{})
+		return true
+	}
+	c.unwatched = true // for release, from now on
+	c.mu.Unlock()
+	if c.s.poller.watch(c.sock, in.x.id, in.polled) {
+		return true // in.polled is set by readable
+	}
+	in.wait = true
+	return !in.watchAgain()
+}
+
+// watchAgain takes the socket back from the poller. It returns false if it has
+// been released meanwhile.
+func (in *wsReader) watchAgain() bool {
+	in.c.mu.Lock()
+	defer in.c.mu.Unlock()
+	if in.c.after != afterUndecided || !in.c.unwatched {
+		return false
+	}
+	in.c.unwatched = false
+	return true
+}
+
+// readable is called by the poller when the client of a WebSocket has sent
+// something, or has gone.
+func (s *Server) readable(id uint64) {
+	s.mu.Lock()
+	x := s.exchanges[id]
+	s.mu.Unlock()
+	if x == nil {
+		return
+	}
+	x.mu.Lock()
+	in := x.ws.in
+	x.mu.Unlock()
+	if in.watchAgain() {
+		in.polled = true
+		s.conns.Go(in.run)
+	}
 }
 
 // leave tells the writer why reading has ended, unless the hold was over first.
@@ -557,21 +484,23 @@ func (in *wsReader) put(p wsPart) {
 
 func (in *wsReader) control(kind uint8, data string) error {
 	in.put(wsPart{kind: kind, data: []byte(data)})
-	return in.wait()
+	return in.takeTime()
 }
 
 var errNotUTF8 = errors.New("text message is not UTF-8")
 
-func (in *wsReader) read() error {
-	in.x.mu.Lock()
-	whole := in.x.ws.session != nil
-	in.x.mu.Unlock()
+// read takes messages from the library until nothing more is there, which is
+// errWSIdle.
+func (in *wsReader) read(lib *wsLib) error {
 	for {
-		kind, r, err := in.ws.NextReader()
+		if err := lib.more(); err != nil {
+			return err
+		}
+		kind, r, err := lib.ws.NextReader()
 		if err != nil {
 			return err
 		}
-		if whole {
+		if in.whole {
 			err = in.readWhole(uint8(kind), r)
 		} else {
 			err = in.readParts(uint8(kind), r)
@@ -594,7 +523,7 @@ func (in *wsReader) readWhole(kind uint8, r io.Reader) error {
 		return errNotUTF8
 	}
 	in.put(wsPart{kind: kind, data: data})
-	return in.wait()
+	return in.takeTime()
 }
 
 // readParts passes a message on as it comes.
@@ -615,25 +544,30 @@ func (in *wsReader) readParts(kind uint8, r io.Reader) error {
 			}
 		}
 		in.put(wsPart{kind: kind, more: !end, data: bytes.Clone(buf[:n])})
-		if err := in.wait(); err != nil {
+		if err := in.takeTime(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// wait blocks while the far end does not take what the client sends, so that the
-// client is not read from either.
-func (in *wsReader) wait() error {
+// takeTime blocks while the far end does not take what the client sends, so that
+// the client is not read from either.
+func (in *wsReader) takeTime() error {
 	for {
 		in.x.mu.Lock()
-		full := in.x.ws.full()
+		ws := in.x.ws
+		full := ws.full()
+		if full && ws.room == nil {
+			ws.room = make(chan struct{}, 1)
+		}
+		room := ws.room
 		in.x.mu.Unlock()
 		if !full {
 			return nil
 		}
 		select {
-		case <-in.x.ws.room:
+		case <-room:
 		case <-in.c.s.kill:
 			return net.ErrClosed
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net/http"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -850,13 +851,99 @@ func TestScanner(t *testing.T) {
 			var s wsScanner
 			stream, passed := []byte(good+bad), 0
 			for len(stream) > 0 && !s.fault {
-				n := min(size, len(stream))
-				passed += s.pass(stream[:n])
-				stream = stream[n:]
+				piece := stream[:min(size, len(stream))]
+				stream = stream[len(piece):]
+				for len(piece) > 0 && !s.fault {
+					n := s.pass(piece)
+					passed += n
+					piece = piece[n:]
+				}
 			}
 			if s.fault != (bad != "") || passed < len(good) || s.fault && passed >= len(good)+6 {
 				t.Errorf("%q in pieces of %d: fault %v after %d of %d good bytes", name, size, s.fault, passed, len(good))
 			}
 		}
+	}
+}
+
+// A WebSocket of which nothing comes costs no stack, and is read from as soon as
+// something does, however that is cut.
+func TestQuietWebSocket(t *testing.T) {
+	for name, open := range map[string]func(t *testing.T) (*wsRig, func() *client){
+		"plain": func(t *testing.T) (*wsRig, func() *client) {
+			r := newWSRig(t)
+			return r, r.dial
+		},
+		"TLS": func(t *testing.T) (*wsRig, func() *client) {
+			r, dial := tlsRig(t)
+			return &wsRig{r, r.far("proxy.0", nil), r.far("handler.0", nil)}, dial
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			const n = 40
+			r, dial := open(t)
+			before := runtime.NumGoroutine()
+			clients := make([]*wsClient, n)
+			for i := range clients {
+				c := &wsClient{client: dial(), p: r.p}
+				c.client.send(wsRequest + "\r\n")
+				c.id = next[*frame.Request](r.p).ID
+				c.far(&frame.Response{Code: 101})
+				c.head()
+				clients[i] = c
+			}
+			rests := func() bool { return runtime.NumGoroutine() < before+n/2 }
+			if r.s.poller != nil {
+				poll(t, "goroutines end", rests)
+			}
+			for i, c := range clients {
+				switch i % 4 {
+				case 0:
+					c.frame(0x81, "whole")
+				case 1: // a ping in front, and one behind
+					c.client.send(masked(0x89, "p") + masked(0x81, "whole") + masked(0x8a, "q"))
+					if m := next[*frame.Message](r.p); m.ID != c.id || m.Kind != frame.MessagePing {
+						t.Fatalf("got %+v, want a ping", m)
+					}
+				case 2: // in pieces, with a ping between them
+					m := masked(0x81, "whole")
+					c.client.send(masked(0x89, "p"))
+					if m := next[*frame.Message](r.p); m.ID != c.id || m.Kind != frame.MessagePing {
+						t.Fatalf("got %+v, want a ping", m)
+					}
+					c.client.send(m[:1])
+					c.client.send(m[1:7])
+					c.client.send(m[7:])
+				case 3: // in frames
+					c.client.send(masked(0x01, "who"))
+					c.client.send(masked(0x80, "le"))
+				}
+				var got []byte
+				for m := next[*frame.Message](r.p); ; m = next[*frame.Message](r.p) {
+					if m.ID != c.id || m.Kind != frame.MessageText {
+						t.Fatalf("client %d: got %+v", i, m)
+					}
+					if got = append(got, m.Data...); !m.More {
+						break
+					}
+				}
+				if string(got) != "whole" {
+					t.Fatalf("client %d: got %q", i, got)
+				}
+				if i%4 == 1 {
+					if m := next[*frame.Message](r.p); m.Kind != frame.MessagePong {
+						t.Fatalf("got %+v, want a pong", m)
+					}
+				}
+			}
+			if r.s.poller != nil {
+				poll(t, "goroutines end again", rests)
+			}
+			for _, c := range clients {
+				_ = c.Conn.Close()
+				for next[*frame.Cancel](r.p).ID != c.id {
+				}
+			}
+		})
 	}
 }
