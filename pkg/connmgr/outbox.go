@@ -77,6 +77,13 @@ func (o *outbox) post(p *peer, b []byte) {
 	o.onWait(o.n)
 }
 
+// waits returns how many frames wait.
+func (o *outbox) waits() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.n
+}
+
 // flush tries again to send what waits.
 func (o *outbox) flush() {
 	o.mu.Lock()

@@ -141,6 +141,7 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 	case waiting:
 		s.mu.Lock()
 		s.gaps[x] = struct{}{}
+		s.chore()
 		s.mu.Unlock()
 	}
 }

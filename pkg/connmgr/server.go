@@ -37,6 +37,7 @@ type Server struct {
 	kill       <-chan struct{} // closed when connections have to end at once
 	stopAccept chan struct{}   // closed by closeListeners
 	slots      chan struct{}   // one token for each open connection; buffer MaxConns
+	chores     chan struct{}   // buffer 1: there is something for housekeeping; never closed
 	sessions   sync.Pool
 	wsLibs     wsLibs
 	conns      sync.WaitGroup // goroutines of connections
@@ -71,6 +72,7 @@ func New(opt Options) (*Server, error) {
 		metrics:    newMetrics(),
 		stopAccept: make(chan struct{}),
 		slots:      make(chan struct{}, opt.MaxConns),
+		chores:     make(chan struct{}, 1),
 		exchanges:  make(map[uint64]*exch),
 		gaps:       make(map[*exch]struct{}),
 		peers:      make(map[string]*peer),
@@ -87,7 +89,12 @@ func New(opt Options) (*Server, error) {
 	s.repeats = newRepeats(opt.RepeatTime)
 	s.out = &outbox{
 		bus: opt.Bus, live: make(map[string]*peer), waiting: make(map[*peer][][]byte),
-		onWait: func(n int) { s.metrics.outboxWaiting.Set(float64(n)) },
+		onWait: func(n int) {
+			s.metrics.outboxWaiting.Set(float64(n))
+			if n > 0 {
+				s.chore()
+			}
+		},
 		onDrop: func(p *peer) {
 			s.metrics.outboxDropped.Inc()
 			if skipped, ok := s.busLog.allow(time.Now()); ok {
@@ -309,20 +316,42 @@ func (s *Server) forget(c *conn) {
 	<-s.slots
 }
 
-// housekeeping does what is nobody's turn.
+// housekeeping does what is nobody's turn, and sleeps while there is nothing.
 func (s *Server) housekeeping(stop <-chan struct{}) {
-	const gapLimit = 10 * time.Second
-	t := time.NewTicker(20 * time.Millisecond)
+	const (
+		every    = 20 * time.Millisecond
+		gapLimit = 10 * time.Second
+	)
+	t := time.NewTicker(every)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
 			s.out.flush()
 			s.endGaps(s.now().Add(-gapLimit))
+			if s.choresDone() {
+				t.Stop()
+			}
+		case <-s.chores:
+			t.Reset(every)
 		case <-stop:
 			return
 		}
 	}
+}
+
+// chore wakes housekeeping.
+func (s *Server) chore() {
+	select {
+	case s.chores <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Server) choresDone() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.gaps) == 0 && s.out.waits() == 0
 }
 
 // endGaps ends exchanges in which a frame has been missing since before.

@@ -249,3 +249,24 @@ func TestTrim(t *testing.T) {
 		}
 	}
 }
+
+// The heap may grow by minGrowth however little is alive, and never by less than
+// the operator wants.
+func TestCollector(t *testing.T) {
+	const mib = 1 << 20
+	got := 0
+	c := &collector{base: 100, set: 100, apply: func(p int) { got = p }}
+	for i, step := range []struct{ counted, percent int }{
+		{4 * mib, 800},
+		{4*mib + 100_000, 800}, // not worth a change
+		{16 * mib, 200},
+		{60 * mib, 100},
+		{600 * mib, 100},
+		{0, 10_000},
+		{2 * mib, 1600},
+	} {
+		if c.adjust(uint64(step.counted)); got != step.percent {
+			t.Fatalf("step %d: %d percent, want %d", i, got, step.percent)
+		}
+	}
+}

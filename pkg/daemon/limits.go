@@ -8,13 +8,19 @@ import (
 	"time"
 )
 
-// Tune sets how the Go runtime uses the machine. Zero values leave it as it is.
+// Tune sets how the Go runtime uses the machine. Zero values leave it as it is,
+// but that the heap may always grow by minGrowth, unless GOGC switches the
+// collector off. It is to be called once.
 func Tune(threads, gcPercent int, memoryLimit int64) {
 	if threads > 0 {
 		runtime.GOMAXPROCS(threads)
 	}
-	if gcPercent > 0 {
-		debug.SetGCPercent(gcPercent)
+	if gcPercent <= 0 {
+		gcPercent = debug.SetGCPercent(100) // what GOGC says
+	}
+	debug.SetGCPercent(gcPercent)
+	if gcPercent > 0 { // else GOGC is off
+		steady(gcPercent)
 	}
 	if memoryLimit > 0 {
 		debug.SetMemoryLimit(memoryLimit)
