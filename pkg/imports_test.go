@@ -27,7 +27,8 @@ var packages = []struct {
 	{"pkg/http1", "HTTP/1 heads and bodies", []string{"pkg/frame"}},
 	{"pkg/grip", "GRIP as the protocol document has it", []string{"pkg/frame"}},
 	{"pkg/wsevents", "WebSocket-over-HTTP bodies", nil},
-	{"pkg/publish", "published items", []string{"pkg/frame", "pkg/tnet"}},
+	{"pkg/hook", "what makers and senders of webhooks agree on", nil},
+	{"pkg/publish", "published items", []string{"pkg/frame", "pkg/hook", "pkg/tnet"}},
 	{"pkg/route", "the routes file", nil},
 	{"pkg/netpolicy", "which addresses may be called", nil},
 
@@ -41,6 +42,7 @@ var packages = []struct {
 	// Services: sockets, each with one owner.
 	{"pkg/bus", "frames between processes", nil},
 	{"pkg/bus/bustest", "the bus in memory, for tests", []string{"pkg/bus"}},
+	{"pkg/webhook", "durable delivery to HTTP endpoints", []string{"pkg/frame", "pkg/hook", "pkg/http1"}},
 	{"pkg/origin", "requests to origins over kept connections", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy"}},
 	{"pkg/outbound", "requests to addresses that others chose", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy", "pkg/origin"}},
 
@@ -57,10 +59,10 @@ var packages = []struct {
 		"pkg/wheel", "pkg/wsevents", "pkg/wsoverhttp",
 	}},
 	{"pkg/handler", "subscriptions and delivery", []string{
-		"pkg/bus", "pkg/channel", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/publish", "pkg/tnet",
+		"pkg/bus", "pkg/channel", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/hook", "pkg/http1", "pkg/publish", "pkg/tnet",
 		"pkg/unixsock", "pkg/wheel",
 	}},
-	{"pkg/zurl", "requests for others", []string{"pkg/bus", "pkg/frame", "pkg/netpolicy", "pkg/outbound"}},
+	{"pkg/zurl", "requests for others", []string{"pkg/bus", "pkg/frame", "pkg/netpolicy", "pkg/outbound", "pkg/webhook"}},
 	{"pkg/griptest", "the four processes in one, for tests", []string{
 		"pkg/bus", "pkg/bus/bustest", "pkg/connmgr", "pkg/frame", "pkg/handler", "pkg/origin", "pkg/proxy", "pkg/route", "pkg/zurl",
 	}},
@@ -90,7 +92,8 @@ var modules = []struct {
 	{"github.com/golang-jwt/jwt", []string{"pkg/grip", "pkg/handler"}, "tokens are part of GRIP, and of who may publish"},
 	{"github.com/evanphx/json-patch", []string{"pkg/publish"}, "patches are part of published items"},
 	{"github.com/fsnotify/fsnotify", []string{"pkg/proxy", "pkg/bus"}, "the routes file and the run directory are watched"},
-	{"github.com/prometheus", []string{"pkg/metrics", "pkg/bus", "pkg/origin", "pkg/outbound", "pkg/connmgr", "pkg/proxy", "pkg/handler", "pkg/zurl", "cmd/internal/cli"}, "formats and engines count nothing"},
+	{"github.com/prometheus", []string{"pkg/metrics", "pkg/bus", "pkg/origin", "pkg/outbound", "pkg/connmgr", "pkg/proxy", "pkg/handler", "pkg/webhook", "pkg/zurl", "cmd/internal/cli"}, "formats and engines count nothing"},
+	{"go.etcd.io/bbolt", []string{"pkg/webhook"}, "only webhooks have a file of their own"},
 	{"golang.org/x", []string{"..."}, "next to the standard library"},
 }
 
