@@ -57,6 +57,11 @@ type Bus interface {
 	// bound. A nil error means: it arrives, unless this boot of the peer goes
 	// down, which Receiver.PeerDown tells.
 	Send(to string, b []byte) error
+	// Written returns a channel that is closed when all frames sent to a peer
+	// before are in the hands of the system, so that they arrive even if this
+	// process dies at once, or when the peer has gone down. It is nil if there is
+	// nothing to wait for.
+	Written(to string) <-chan struct{}
 	// Publish sends b to every peer over PUB. It may be lost.
 	Publish(topic string, b []byte)
 	// Peers returns the peers of a kind that are up, sorted by name.
@@ -76,7 +81,8 @@ type Receiver interface {
 	// succeeds.
 	PeerUp(p Peer)
 	// PeerDown says that this boot of the peer is gone, or was out of reach for
-	// so long that it was given up. Frames sent to it that it had not
+	// so long that it was given up. What it had written before it died was received
+	// before this. Frames sent to it that it had not
 	// acknowledged may or may not have arrived. Nothing is received from it any
 	// more until another PeerUp.
 	PeerDown(p Peer)

@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
 	"strings"
@@ -183,6 +184,11 @@ func reachable(spec string, remote net.Addr) string {
 // check gives a peer up, reminds it of us, or forgets it.
 func (n *Node) check(p *peer, now time.Time) {
 	silent := now.Sub(p.lastSeen)
+	if p.heir != nil && now.Sub(p.heirSince) >= n.opt.GiveUp/2 {
+		// The host of the old one is gone, or it is a stranger's connection.
+		maps.DeleteFunc(n.speakers, func(_ *peerConn, s speaker) bool { return s.p == p })
+		n.succeed(p)
+	}
 	p.mu.Lock()
 	var why string
 	switch {
@@ -192,7 +198,7 @@ func (n *Node) check(p *peer, now time.Time) {
 				p.sayHello(now, true)
 			}
 		}
-	case !p.refusedSince.IsZero() && now.Sub(p.refusedSince) >= refusedDown:
+	case !p.refusedSince.IsZero() && now.Sub(p.refusedSince) >= refusedDown && !n.speaks(p):
 		why = "refused"
 	case silent >= n.opt.GiveUp:
 		why = "silent"

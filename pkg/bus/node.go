@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -95,6 +96,7 @@ type Node struct {
 	blind     bool      // the last scan failed
 	lastTick  time.Time
 	lastBeat  time.Time
+	speakers  map[*peerConn]speaker // connections at the inbox over which a peer spoke
 	ackTimer  *time.Timer
 	ackSoon   []*peer         // for which the timer runs
 	stopping  chan struct{}   // closed when Run has begun to end
@@ -136,7 +138,7 @@ func New(o Options) (*Node, error) {
 	}
 	n := &Node{
 		opt: o, boot: newBoot(), since: uint64(time.Now().UnixNano()), log: o.Logger.With("bus", o.Name), dec: newDecoder(),
-		events:   make(chan broadcastEvent, 256),
+		events: make(chan broadcastEvent, 256), speakers: make(map[*peerConn]speaker),
 		stopping: make(chan struct{}), done: make(chan struct{}),
 	}
 	n.ctx, n.cancel = context.WithCancel(context.Background())
@@ -194,7 +196,7 @@ func (n *Node) bind() (err error) {
 	}
 	n.inbox, err = NewPull(SocketOptions{
 		Name: "bus-inbox", Bind: []string{inbox}, FileMode: n.opt.FileMode, Limits: limits,
-		Logger: n.log, Registerer: n.opt.Registerer,
+		Logger: n.log, Registerer: n.opt.Registerer, ends: true,
 	})
 	if err != nil {
 		return fmt.Errorf("bus: %w", err)
@@ -250,6 +252,15 @@ func (n *Node) Send(to string, b []byte) error {
 		return fmt.Errorf("%w: %s", ErrNoPeer, to)
 	}
 	return p.send(b, n.opt.QueueBytes)
+}
+
+// Written implements Bus.
+func (n *Node) Written(to string) <-chan struct{} {
+	p := (*n.peers.Load())[to]
+	if p == nil {
+		return nil
+	}
+	return p.awaitWritten()
 }
 
 // Publish implements Bus.
@@ -371,10 +382,19 @@ func (n *Node) stop() {
 	}
 	n.wg.Wait()
 	n.endSender()
+	for _, p := range *n.peers.Load() {
+		p.mu.Lock()
+		p.release(math.MaxUint64) // it will not be
+		p.mu.Unlock()
+	}
 }
 
 // receive handles one message of the inbox.
 func (n *Node) receive(m message) {
+	if len(m.parts) == 0 {
+		n.hungUp(m.from)
+		return
+	}
 	if len(m.parts) != 1 {
 		n.malformed(m, fmt.Errorf("%w: %d parts", errMalformed, len(m.parts)))
 		return
@@ -391,6 +411,18 @@ func (n *Node) receive(m message) {
 			return
 		}
 	}
+	if e.FromBoot != p.boot && n.speaks(p) {
+		if e.Kind == kindHello {
+			if p.heir == nil {
+				p.heirSince = now
+			}
+			p.heir = &m
+		}
+		return
+	}
+	if s := (speaker{p, e.FromBoot}); n.speakers[m.from] != s {
+		n.speakers[m.from] = s
+	}
 	if e.Kind == kindHello {
 		n.learn(p, &e, m.from.remote)
 	}
@@ -399,6 +431,50 @@ func (n *Node) receive(m message) {
 		p.dialNow()
 	}
 	n.tell(p, &c, len(m.parts[0]))
+}
+
+// speaker is whose words came over a connection.
+type speaker struct {
+	p    *peer
+	boot uint64
+}
+
+// speaks reports whether the boot of p that we know may still have something to
+// say: one that was killed has written frames that we have yet to read, perhaps.
+// Its successor has to wait until then, or they would count as left over. A
+// process that dies closes its connections, so that does not take long.
+func (n *Node) speaks(p *peer) bool {
+	for _, s := range n.speakers {
+		if s.p == p && s.boot == p.boot && p.boot != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// hungUp is called when all of a connection has been received.
+func (n *Node) hungUp(c *peerConn) {
+	s, ok := n.speakers[c]
+	delete(n.speakers, c)
+	if ok {
+		n.succeed(s.p)
+		return
+	}
+	for _, p := range *n.peers.Load() {
+		if p.heir != nil && p.heir.from == c {
+			p.heir = nil // it will say hello again, if it lives
+		}
+	}
+}
+
+// succeed lets the successor of a boot speak, if that one is silent.
+func (n *Node) succeed(p *peer) {
+	if p.heir == nil || n.speaks(p) {
+		return
+	}
+	m := *p.heir
+	p.heir = nil
+	n.receive(m)
 }
 
 func (n *Node) malformed(m message, err error) {

@@ -37,6 +37,9 @@ func (o *outbox) push(b []byte) {
 // kept returns the number of frames not yet acknowledged.
 func (o *outbox) kept() int { return len(o.frames) - o.head }
 
+// end is the number of the next frame.
+func (o *outbox) end() uint64 { return o.base + uint64(o.kept()) } //nolint:gosec // a length
+
 // pending reports whether there are frames to send on this connection.
 func (o *outbox) pending() bool { return o.next < len(o.frames) }
 

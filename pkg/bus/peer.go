@@ -2,6 +2,7 @@ package bus
 
 import (
 	"fmt"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,8 +33,10 @@ type peer struct {
 	gapCounted bool
 	pub        string // endpoint
 	sub        *Sub
-	lastPub    uint64 // number of the last broadcast
-	ackWait    bool   // is among those that the acknowledgement timer is for
+	lastPub    uint64    // number of the last broadcast
+	ackWait    bool      // is among those that the acknowledgement timer is for
+	heir       *message  // hello of a later boot, which waits for the end of this one
+	heirSince  time.Time // when the first of them came
 
 	// Guarded by mu.
 	mu           sync.Mutex
@@ -43,6 +46,8 @@ type peer struct {
 	own          uint64 // our epoch towards it; never the same for two boots of it
 	up           bool
 	out          outbox
+	written      uint64    // frames of the session below were written, on some connection
+	waiters      []waiter  // for written, in the order of at
 	expect       uint64    // number of the frame that comes next
 	unacked      int       // bytes received that were not acknowledged
 	progress     time.Time // when it last acknowledged something or had nothing to; as exact as tick
@@ -72,6 +77,48 @@ func (p *peer) send(b []byte, maxBytes int) error {
 	p.signal()
 	p.mu.Unlock()
 	return nil
+}
+
+// waiter waits until the frames below at are written.
+type waiter struct {
+	at   uint64
+	done chan struct{}
+}
+
+// awaitWritten returns a channel that is closed when what is in the outbox was
+// written or the session is over, nil if that is so.
+func (p *peer) awaitWritten() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	end := p.out.end()
+	if !p.up || p.written >= end {
+		return nil
+	}
+	w := waiter{end, make(chan struct{})}
+	p.waiters = append(p.waiters, w)
+	return w.done
+}
+
+// wrote notes that frames of the session with our epoch own were written.
+func (p *peer) wrote(own, end uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if own == p.own && end > p.written {
+		p.written = end
+		p.release(end)
+	}
+}
+
+// release lets those go who wait for the frames below end. Called with mu held.
+func (p *peer) release(end uint64) {
+	n := 0
+	for ; n < len(p.waiters) && p.waiters[n].at <= end; n++ {
+		close(p.waiters[n].done)
+		p.waiters[n] = waiter{}
+	}
+	if p.waiters = p.waiters[n:]; len(p.waiters) == 0 {
+		p.waiters = nil
+	}
 }
 
 // signal wakes the sender if it sleeps. Called with mu held.
@@ -276,6 +323,8 @@ func (p *peer) sayHello(now time.Time, answer bool) {
 func (p *peer) goDown() Peer {
 	id := p.id()
 	p.up, p.out, p.expect, p.unacked, p.ackDue = false, outbox{}, 0, 0, false
+	p.release(math.MaxUint64)
+	p.written = 0
 	p.own = p.epochs.Add(1)
 	p.helloDue = true
 	p.signal()

@@ -99,6 +99,7 @@ func (n *Node) writeTo(ctx context.Context, p *peer, c *conn) {
 		}
 		enc.shrink()
 		if e.Frames != nil {
+			p.wrote(e.FromEpoch, e.Seq+uint64(len(e.Frames)))
 			clear(e.Frames)
 			frames = e.Frames
 		}

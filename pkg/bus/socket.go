@@ -65,6 +65,8 @@ type SocketOptions struct {
 	Limits     Limits
 	Logger     *slog.Logger          // nil is silent
 	Registerer prometheus.Registerer // nil registers nothing
+
+	ends bool // a message without parts follows the last one of a connection
 }
 
 // socket is what all kinds of socket have in common: connections that come and
@@ -293,6 +295,12 @@ func (s *socket) serve(c *peerConn) {
 		writer.Go(func() { s.write(c) })
 	}
 	err := s.read(c)
+	if s.opt.ends {
+		select {
+		case s.in <- message{from: c}:
+		case <-s.ctx.Done():
+		}
+	}
 	close(c.done)
 	c.close()
 	writer.Wait()

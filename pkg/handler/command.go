@@ -28,12 +28,12 @@ func (s *Server) commandLoop(ctx context.Context, router *bus.Router) error {
 			s.skip(intakeCommand, "IN command: received message with invalid format (parse failed), skipping")
 			continue
 		}
+		if len(items) > 0 {
+			s.publishFor(intakeCommand, items, nil) // before the answer, as over HTTP
+		}
 		parts[body] = answer
 		if err := router.Send(parts...); err != nil {
 			s.log.Debug("answer to command not sent", "err", err)
-		}
-		if len(items) > 0 {
-			s.publish(intakeCommand, items...) // after the answer, as over HTTP
 		}
 	}
 }

@@ -2,7 +2,9 @@ package handler
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/holdfast/holdfast/pkg/channel"
 	"github.com/holdfast/holdfast/pkg/filter"
@@ -33,22 +35,53 @@ func (r receipt) fields() map[string]any {
 
 // publish takes items from an intake.
 func (s *Server) publish(intake string, items ...*publish.Item) {
-	s.publishFor(intake, items, nil)
+	s.take(intake, items, nil, nil)
 }
 
-// publishFor takes items from an intake. done, if not nil, is called for each.
+// flushTime bounds publishFor when a connmgr stands still.
+const flushTime = 5 * time.Second
+
+// publishFor takes items from an intake that answers its publishers. It returns
+// when what was sent to connmgrs is in the hands of the system, so that it is
+// delivered although the handler may be killed at once. Items that wait in the
+// handler, for the rate limit, for their predecessor or for a filter over HTTP,
+// are not waited for. done, if not nil, is called for each item.
 func (s *Server) publishFor(intake string, items []*publish.Item, done func(receipt)) {
+	var to []string
+	s.take(intake, items, done, &to)
+	var limit *time.Timer
+	for _, name := range to {
+		written := s.opt.Bus.Written(name)
+		if written == nil {
+			continue
+		}
+		if limit == nil {
+			limit = time.NewTimer(flushTime)
+			defer limit.Stop()
+		}
+		select {
+		case <-written:
+		case <-limit.C:
+			s.metrics.unwritten.Inc()
+			return
+		}
+	}
+}
+
+// take takes items. done, if not nil, is called for each; to, if not nil, gets the
+// names of the connmgrs to which something was sent.
+func (s *Server) take(intake string, items []*publish.Item, done func(receipt), to *[]string) {
 	s.metrics.published[intake].Add(float64(len(items)))
 	s.metrics.messageReceived.Add(float64(len(items)))
 	for _, it := range items {
 		s.mu.Lock() // for each item, so that a large batch does not hold up the bus
-		s.receipt = receipt{}
+		s.receipt, s.sentTo = receipt{}, to
 		if done != nil {
 			s.receipt.it = it
 		}
 		result := s.index.Publish(it, s.fanOut)
 		got := s.receipt
-		s.receipt = receipt{}
+		s.receipt, s.sentTo = receipt{}, nil
 		if result != channel.Sent {
 			s.tellHeld(it, result)
 		}
@@ -169,6 +202,9 @@ func (s *Server) sendDeliver(key groupKey, d *frame.Deliver, it *publish.Item, f
 	if err := s.send(key.peer.name, d); err != nil {
 		s.ledger.cancel(d.Pub, sendReason(err))
 		return
+	}
+	if s.sentTo != nil && !slices.Contains(*s.sentTo, key.peer.name) {
+		*s.sentTo = append(*s.sentTo, key.peer.name)
 	}
 	s.stats.sent(key, it, f, n)
 }

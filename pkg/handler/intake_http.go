@@ -186,7 +186,7 @@ func (s *Server) serveConn(conn net.Conn, local bool) {
 	}
 	s.logControl(&req, res, batch.Items)
 	if len(batch.Items) > 0 && !batch.Report {
-		s.publish(intakeHTTP, batch.Items...)
+		s.publishFor(intakeHTTP, batch.Items, nil)
 	}
 	_, _ = conn.Write(res.bytes(&req)) // it was published, whether the client waits for the answer or not
 	if req.unread || br.Buffered() > 0 {

@@ -43,6 +43,7 @@ type metrics struct {
 	filterErrors prometheus.Counter
 	unauthorized prometheus.Counter
 	sendErrors   prometheus.Counter
+	unwritten    prometheus.Counter
 	controlConns prometheus.Gauge
 	reportTime   prometheus.Histogram
 }
@@ -82,6 +83,7 @@ func newMetrics(s *Server, r prometheus.Registerer, prefix string) (*metrics, er
 		filterErrors:        counter("holdfast_handler_filter_errors_total", "Messages that a filter failed on."),
 		unauthorized:        counter("holdfast_handler_unauthorized_total", "Requests to the control API without the right credentials."),
 		sendErrors:          counter("holdfast_handler_send_errors_total", "Frames that the bus did not take."),
+		unwritten:           counter("holdfast_handler_unwritten_total", "Publishes that were answered although a connmgr did not take what was sent to it for 5 seconds."),
 		connectionConnected: gauge(prefix+"connection_connected", "The most connections in this interval, summed over routes.", locked(s.stats.connections)),
 		connectionMinute:    counter(prefix+"connection_minute", "Minutes of connections, each begun one counted."),
 	}

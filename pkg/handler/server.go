@@ -35,6 +35,7 @@ type Server struct {
 	// happen under mu so that connmgr sees holds and publications in our order.
 	mu        sync.Mutex
 	peers     map[string]*peer // connmgrs that are up
+	sentTo    *[]string        // collects who gets frames, while items are taken; nil if nobody asks
 	index     *channel.Index[groupKey, *sub]
 	subs      int    // of all holds
 	joined    uint64 // subscriptions ever made

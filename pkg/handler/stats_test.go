@@ -199,5 +199,6 @@ func (deadBus) Name() string                            { return "handler.0" }
 func (deadBus) Boot() uint64                            { return 1 }
 func (deadBus) Send(string, []byte) error               { return bus.ErrNoPeer }
 func (deadBus) Publish(string, []byte)                  {}
+func (deadBus) Written(string) <-chan struct{}          { return nil }
 func (deadBus) Peers(string) []bus.Peer                 { return nil }
 func (deadBus) Run(context.Context, bus.Receiver) error { return nil }
