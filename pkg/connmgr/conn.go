@@ -16,9 +16,10 @@ import (
 	"github.com/holdfast/holdfast/pkg/http1"
 )
 
-// conn is one client connection. At any time it has one goroutine: serve while
-// requests are answered, watch while it is held. Held connections are many, so
-// everything that only serving needs is in session, which goes back to a pool.
+// conn is one client connection. It has one goroutine while requests are
+// answered, and none while it is held: then the poller watches it. Held
+// connections are many, so everything that only serving needs is in session,
+// which goes back to a pool.
 type conn struct {
 	// Set once.
 	s    *Server
@@ -39,8 +40,10 @@ type conn struct {
 	idle       atomic.Bool  // waiting for a request; Drain looks at it
 	mu         sync.Mutex   // guards what follows
 	after      afterHold    // what the watching goroutine shall do
-	unwatched  bool         // the watching goroutine has ended
+	unwatched  bool         // there is no watching goroutine, or it has ended
 	closed     bool         // close was called
+	polled     bool         // the poller knows the socket
+	held       *hold        // the hold for which the poller watches it; nil if it does not
 }
 
 // afterHold says how a connection goes on after a hold.
@@ -152,9 +155,12 @@ func (c *conn) recoverPanic() {
 // call twice.
 func (c *conn) close() {
 	c.mu.Lock()
-	done := c.closed
-	c.closed = true
+	done, h := c.closed, c.held
+	c.closed, c.held = true, nil
 	c.mu.Unlock()
+	if h != nil { // it was not the writer that closed it
+		h.w.push(job{kind: jobGone, h: h})
+	}
 	if !done {
 		_ = c.sock.Close()
 		c.s.forget(c)
@@ -199,21 +205,62 @@ func (c *conn) park(st *session, h *hold, sent int) {
 	c.inExch = nil
 	h.x.unbox()
 	_ = c.sock.SetReadDeadline(time.Time{})
-	c.mu.Lock()
-	c.after, c.unwatched = afterUndecided, false
-	c.mu.Unlock()
-	c.s.conns.Add(1)
-	// Before anything that watch has to say about the client.
+	c.mu.Lock() // so that the hold is not over before the socket is watched
+	defer c.mu.Unlock()
+	c.after, c.unwatched = afterUndecided, true
+	// Before anything that there is to say about the client.
 	h.w.push(job{kind: jobPark, h: h, n: sent})
-	go c.watch(h)
+	if c.s.poller != nil && c.s.poller.watch(c.sock, h.x.id, interestEnd, c.polled) {
+		c.polled, c.held = true, h
+		return
+	}
+	c.unwatched = false
+	c.s.conns.Go(func() { c.watch(h) })
 }
 
-// watch waits until the client of a held connection leaves or the hold is over.
-// It reads nothing: what a client sends ahead stays in the kernel's buffer, which
-// is bounded. There is one such goroutine for each held connection, so it must
-// do with the smallest stack; serve runs on it only when the hold is over.
+// ended is called by the poller when the client of a held connection has shut
+// its sending side down, or is gone.
+func (c *conn) ended(h *hold, gone bool) {
+	if gone {
+		h.w.push(job{kind: jobGone, h: h})
+		return
+	}
+	h.w.push(job{kind: jobHalf, h: h})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.held != h {
+		return
+	}
+	if !c.s.poller.watch(c.sock, h.x.id, interestGone, true) { // cannot be
+		h.w.push(job{kind: jobGone, h: h})
+	}
+}
+
+// ready is called by the poller when there is something to know about the client
+// of the exchange id. It may be over already.
+func (s *Server) ready(id uint64, gone bool) {
+	s.mu.Lock()
+	x := s.exchanges[id]
+	s.mu.Unlock()
+	if x == nil {
+		return
+	}
+	x.mu.Lock()
+	h, ws := x.hold, x.ws
+	x.mu.Unlock()
+	switch {
+	case ws != nil:
+		ws.in.readable()
+	case h != nil:
+		x.c.ended(h, gone)
+	}
+}
+
+// watch does without a poller: it waits until the client of a held connection
+// leaves or the hold is over. It reads nothing: what a client sends ahead stays
+// in the kernel's buffer, which is bounded. It does with the smallest stack; serve
+// runs on it only when the hold is over.
 func (c *conn) watch(h *hold) {
-	defer c.s.conns.Done()
 	for half := false; ; {
 		event, err := c.sock.waitHangup(half)
 		c.mu.Lock()
@@ -244,11 +291,11 @@ func (c *conn) watch(h *hold) {
 }
 
 // release is called by the writer loop when a hold is over: the connection goes
-// back to its goroutine, or to a new one if that has seen the client leave.
+// to a new goroutine, or back to the one that watches it.
 func (c *conn) release(to afterHold) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.after = to
+	c.after, c.held = to, nil
 	if !c.unwatched {
 		_ = c.sock.SetReadDeadline(past)
 		return

@@ -5,17 +5,18 @@
 // # Goroutines
 //
 //	listener (each)        accept
-//	connection (each)      serve: reads requests, relays, blocks on its client only
-//	                       or, while it is held, watch: a minimal stack that waits for
-//	                       the client to leave. A WebSocket has one while something
-//	                       of its client is read, and none while it is quiet
+//	connection (each)      serve: reads requests, relays, blocks on its client only.
+//	                       None while it is held; a WebSocket has one while something
+//	                       of its client is read
 //	  upload               while a request body is read that did not arrive with its head
 //	  watcher              while an exchange takes longer than 100 ms
 //	writer (GOMAXPROCS)    owns held connections: groups, backlogs, timers, writes
 //	  waitRoom             for each held client whose socket is full
 //	bus (one)              Receive, PeerUp, PeerDown: looks up, hands over, never waits
 //	housekeeping (one)     what the bus did not take, gaps
-//	poller (one)           starts a goroutine for each WebSocket that can be read from
+//	poller (one)           tells writers of clients that leave, and starts a goroutine
+//	                       for each WebSocket that can be read from. Where there is
+//	                       none, held connections have a goroutine (conn.watch)
 //
 // A held connection belongs to one writer from the moment its Hold frame was
 // received. The bus's goroutine hands holds and publications to writers in the

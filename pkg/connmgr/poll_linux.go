@@ -34,11 +34,21 @@ func newPoller() (*poller, error) {
 	return p, nil
 }
 
-// watch has ready called with id, once, as soon as s can be read from, be it its
-// end. again says that s was watched before. It returns false if the kernel does
-// not want that. A socket that is closed is forgotten.
-func (p *poller) watch(s *sock, id uint64, again bool) bool {
-	ev := unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLONESHOT, Fd: int32(uint32(id)), Pad: int32(uint32(id >> 32))}
+// interest is what a poller looks for on a socket. That the client is gone is
+// always part of it.
+type interest uint32
+
+const (
+	interestInput interest = unix.EPOLLIN | unix.EPOLLRDHUP // it can be read from, be it its end
+	interestEnd   interest = unix.EPOLLRDHUP                // the client has shut its sending side down
+	interestGone  interest = 0
+)
+
+// watch has ready called with id, once, as soon as what is looked for is there.
+// again says that s was watched before. It returns false if the kernel does not
+// want that. A socket that is closed is forgotten.
+func (p *poller) watch(s *sock, id uint64, what interest, again bool) bool {
+	ev := unix.EpollEvent{Events: uint32(what) | unix.EPOLLONESHOT, Fd: int32(uint32(id)), Pad: int32(uint32(id >> 32))}
 	op := unix.EPOLL_CTL_ADD
 	if again {
 		op = unix.EPOLL_CTL_MOD
@@ -52,8 +62,9 @@ func (p *poller) watch(s *sock, id uint64, again bool) bool {
 	return watched
 }
 
-// run calls ready until the poller is closed.
-func (p *poller) run(ready func(id uint64)) {
+// run calls ready until the poller is closed. gone says that the client is, and
+// not only that it has something to say.
+func (p *poller) run(ready func(id uint64, gone bool)) {
 	events := make([]unix.EpollEvent, 256)
 	for {
 		n := 0
@@ -66,7 +77,7 @@ func (p *poller) run(ready func(id uint64)) {
 			return
 		}
 		for _, ev := range events[:max(n, 0)] {
-			ready(uint64(uint32(ev.Fd)) | uint64(uint32(ev.Pad))<<32)
+			ready(uint64(uint32(ev.Fd))|uint64(uint32(ev.Pad))<<32, ev.Events&(unix.EPOLLERR|unix.EPOLLHUP) != 0)
 		}
 	}
 }

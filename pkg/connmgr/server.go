@@ -159,7 +159,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	loops.Go(func() { s.housekeeping(stopLoops) })
 	if s.poller != nil {
-		loops.Go(func() { s.poller.run(s.readable) })
+		loops.Go(func() { s.poller.run(s.ready) })
 	}
 	for _, l := range s.lns {
 		accepting.Go(func() {

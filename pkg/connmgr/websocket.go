@@ -423,7 +423,7 @@ func (in *wsReader) rest() bool {
 	}
 	c.unwatched = true // for release, from now on
 	c.mu.Unlock()
-	if c.s.poller.watch(c.sock, in.x.id, in.polled) {
+	if c.s.poller.watch(c.sock, in.x.id, interestInput, in.polled) {
 		return true // in.polled is set by readable
 	}
 	in.wait = true
@@ -442,21 +442,11 @@ func (in *wsReader) watchAgain() bool {
 	return true
 }
 
-// readable is called by the poller when the client of a WebSocket has sent
-// something, or has gone.
-func (s *Server) readable(id uint64) {
-	s.mu.Lock()
-	x := s.exchanges[id]
-	s.mu.Unlock()
-	if x == nil {
-		return
-	}
-	x.mu.Lock()
-	in := x.ws.in
-	x.mu.Unlock()
+// readable starts the reader again.
+func (in *wsReader) readable() {
 	if in.watchAgain() {
 		in.polled = true
-		s.conns.Go(in.run)
+		in.c.s.conns.Go(in.run)
 	}
 }
 
