@@ -56,7 +56,7 @@ type Runner struct {
 // Runtime is in the section of each process.
 type Runtime struct {
 	Threads     int   `key:"threads" own:"yes" default:"0" min:"0" max:"1024" doc:"Processors to use at a time. 0: as many as there are."`
-	GCPercent   int   `key:"gc_percent" own:"yes" default:"0" min:"0" max:"10000" doc:"How much the heap may grow before garbage is collected, in percent of what is alive, but 32 MiB at least. More costs memory and saves processor time. 0: what the environment variable GOGC says, else 100."`
+	GCPercent   int   `key:"gc_percent" own:"yes" default:"0" min:"0" max:"10000" doc:"How much the heap may grow before garbage is collected, in percent of what is alive. A busy process may take up to 32 MiB more. More costs memory and saves processor time. 0: what the environment variable GOGC says, else 100."`
 	MemoryLimit Bytes `key:"memory_limit" own:"yes" default:"0" min:"0" doc:"Collect garbage harder when the process comes near this size. 0: no limit."`
 }
 

@@ -24,7 +24,7 @@ func TestMemoryPerHold(t *testing.T) {
 	for _, tc := range []struct {
 		mode frame.Mode
 		max  int
-	}{{frame.ModeStream, 4608}, {frame.ModeResponse, 5120}} {
+	}{{frame.ModeStream, 2048}, {frame.ModeResponse, 3072}} {
 		t.Run(tc.mode.String(), func(t *testing.T) {
 			r := newRig(t)
 			p, h := r.far("proxy.0", nil), r.far("handler.0", nil)

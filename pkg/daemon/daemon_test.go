@@ -250,22 +250,29 @@ func TestTrim(t *testing.T) {
 	}
 }
 
-// The heap may grow by minGrowth however little is alive, and never by less than
-// the operator wants.
+// The heap may grow by what is allocated in growTime, within bounds, and never by
+// less than the operator wants.
 func TestCollector(t *testing.T) {
 	const mib = 1 << 20
 	got := 0
-	c := &collector{base: 100, set: 100, apply: func(p int) { got = p }}
-	for i, step := range []struct{ counted, percent int }{
-		{4 * mib, 800},
-		{4*mib + 100_000, 800}, // not worth a change
-		{16 * mib, 200},
-		{60 * mib, 100},
-		{600 * mib, 100},
-		{0, 10_000},
-		{2 * mib, 1600},
+	now, total := time.Unix(0, 0), uint64(0)
+	c := &collector{base: 100, set: 100, at: now, apply: func(p int) { got = p }}
+	for i, step := range []struct {
+		after                     time.Duration
+		allocated, alive, percent int
+	}{
+		{20 * time.Millisecond, 4 * mib, 4 * mib, 500},    // 20 MiB in growTime
+		{100 * time.Millisecond, 20 * mib, 4 * mib, 500},  // it goes on like this
+		{100 * time.Millisecond, 21 * mib, 4 * mib, 500},  // not worth a change
+		{100 * time.Millisecond, 90 * mib, 4 * mib, 800},  // the bound
+		{100 * time.Millisecond, 90 * mib, 16 * mib, 200}, // the same bytes
+		{100 * time.Millisecond, 90 * mib, 600 * mib, 100},
+		{time.Microsecond, 2 * mib, 0, 3200},
+		{time.Minute, 4 * mib, 4 * mib, 100}, // quiet
+		{0, 0, 4 * mib, 100},
 	} {
-		if c.adjust(uint64(step.counted)); got != step.percent {
+		now, total = now.Add(step.after), total+uint64(step.allocated)
+		if c.adjust(now, total, uint64(step.alive)); got != step.percent {
 			t.Fatalf("step %d: %d percent, want %d", i, got, step.percent)
 		}
 	}

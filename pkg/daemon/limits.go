@@ -9,8 +9,8 @@ import (
 )
 
 // Tune sets how the Go runtime uses the machine. Zero values leave it as it is,
-// but that the heap may always grow by minGrowth, unless GOGC switches the
-// collector off. It is to be called once.
+// but that the heap of a busy process may grow by up to maxGrowth, unless GOGC
+// switches the collector off. It is to be called once.
 func Tune(threads, gcPercent int, memoryLimit int64) {
 	if threads > 0 {
 		runtime.GOMAXPROCS(threads)
