@@ -90,6 +90,61 @@ func TestWebSocketOverHTTPOutlivesProxyAndHandler(t *testing.T) {
 	for i := range sockets {
 		sockets[i] = webSocket(t, s, "/ws?channel=room")
 	}
+	type got struct {
+		first map[string][]int // numbers in the order of their first coming
+		twice int
+		err   error
+	}
+	results := make(chan got, clients)
+	var subscribed [clients]chan struct{}
+	for i, ws := range sockets {
+		subscribed[i] = make(chan struct{}, 1)
+		go func() {
+			g := got{first: map[string][]int{}}
+			seen := map[string]bool{}
+			for {
+				_, b, err := ws.ReadMessage()
+				if err != nil {
+					g.err = err
+					break
+				}
+				if string(b) == "hello" {
+					select {
+					case subscribed[i] <- struct{}{}:
+					default:
+					}
+					continue
+				}
+				if seen[string(b)] {
+					g.twice++
+					continue
+				}
+				seen[string(b)] = true
+				var kind string
+				var n int
+				if _, err := fmt.Sscanf(string(b), "%s %d", &kind, &n); err != nil {
+					g.err = fmt.Errorf("message %q", b)
+					break
+				}
+				g.first[kind] = append(g.first[kind], n)
+				if kind == "end" {
+					break
+				}
+			}
+			results <- g
+		}()
+	}
+	// A client is connected before the handler has heard of its subscription.
+	for _, ok := range subscribed {
+		for done := false; !done; {
+			publishWS(t, s, "room", "hello")
+			select {
+			case <-ok:
+				done = true
+			case <-time.After(20 * time.Millisecond): // not yet: say it again
+			}
+		}
+	}
 	stop := make(chan struct{})
 	type count struct{ echo, pub int } // how many were sent
 	sent := make(chan count, clients)
@@ -125,41 +180,6 @@ func TestWebSocketOverHTTPOutlivesProxyAndHandler(t *testing.T) {
 			}
 		}
 	}()
-	type got struct {
-		first map[string][]int // numbers in the order of their first coming
-		twice int
-		err   error
-	}
-	results := make(chan got, clients)
-	for _, ws := range sockets {
-		go func() {
-			g := got{first: map[string][]int{}}
-			seen := map[string]bool{}
-			for {
-				_, b, err := ws.ReadMessage()
-				if err != nil {
-					g.err = err
-					break
-				}
-				if seen[string(b)] {
-					g.twice++
-					continue
-				}
-				seen[string(b)] = true
-				var kind string
-				var n int
-				if _, err := fmt.Sscanf(string(b), "%s %d", &kind, &n); err != nil {
-					g.err = fmt.Errorf("message %q", b)
-					break
-				}
-				g.first[kind] = append(g.first[kind], n)
-				if kind == "end" {
-					break
-				}
-			}
-			results <- g
-		}()
-	}
 	time.Sleep(300 * time.Millisecond) // traffic before, between and after
 	for _, name := range []string{"proxy", "handler", "proxy"} {
 		kill(t, s, name)
