@@ -24,6 +24,7 @@ var packages = []struct {
 	// Formats: values, parse, write. No sockets, no goroutines, no clock.
 	{"pkg/frame", "the messages of the bus", nil},
 	{"pkg/tnet", "tnetstrings", nil},
+	{"pkg/zhttp", "the packets of Zurl", []string{"pkg/frame", "pkg/tnet"}},
 	{"pkg/http1", "HTTP/1 heads and bodies", []string{"pkg/frame"}},
 	{"pkg/grip", "GRIP as the protocol document has it", []string{"pkg/frame"}},
 	{"pkg/wsevents", "WebSocket-over-HTTP bodies", nil},
@@ -44,7 +45,7 @@ var packages = []struct {
 	{"pkg/bus/bustest", "the bus in memory, for tests", []string{"pkg/bus"}},
 	{"pkg/webhook", "durable delivery to HTTP endpoints", []string{"pkg/frame", "pkg/hook", "pkg/http1"}},
 	{"pkg/origin", "requests to origins over kept connections", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy"}},
-	{"pkg/outbound", "requests to addresses that others chose", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy", "pkg/origin"}},
+	{"pkg/outbound", "requests to addresses that others chose", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy", "pkg/origin", "pkg/wsevents"}},
 
 	// What all processes share.
 	{"pkg/config", "the configuration file", nil},
@@ -62,7 +63,7 @@ var packages = []struct {
 		"pkg/bus", "pkg/channel", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/hook", "pkg/http1", "pkg/publish", "pkg/tnet",
 		"pkg/unixsock", "pkg/wheel",
 	}},
-	{"pkg/zurl", "requests for others", []string{"pkg/bus", "pkg/frame", "pkg/netpolicy", "pkg/outbound", "pkg/webhook"}},
+	{"pkg/zurl", "requests for others", []string{"pkg/bus", "pkg/frame", "pkg/netpolicy", "pkg/outbound", "pkg/webhook", "pkg/zhttp"}},
 	{"pkg/griptest", "the four processes in one, for tests", []string{
 		"pkg/bus", "pkg/bus/bustest", "pkg/connmgr", "pkg/frame", "pkg/handler", "pkg/origin", "pkg/proxy", "pkg/route", "pkg/zurl",
 	}},

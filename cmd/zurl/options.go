@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,8 +39,17 @@ func options(c *config.Config) (zurl.Options, error) {
 		return o, cli.UsageError{Err: fmt.Errorf("section [zurl]: %w", err)}
 	}
 	o.Policy = policy
-	o.MaxOpen, o.MaxQueued = z.MaxOpenRequests, z.MaxQueued
-	o.MaxBody, o.MaxHead = int64(z.MaxBody), int64(z.MaxHead)
-	o.Timeout, o.ConnectTimeout, o.DrainTime = z.Timeout, z.ConnectTimeout, z.DrainTime
+	if (z.InSpec == "") != (z.InStreamSpec == "") || (z.InSpec == "") != (z.OutSpec == "") {
+		return o, cli.UsageError{Err: errors.New("section [zurl]: if any of in_spec, in_stream_spec, or out_spec are set then all of them must be set")}
+	}
+	o.InSpec, o.InStreamSpec, o.OutSpec, o.InReqSpec = z.InSpec, z.InStreamSpec, z.OutSpec, z.InReqSpec
+	o.InstanceID, o.IPCFileMode, o.InHWM = z.InstanceID, z.IPCFileMode.Perm, z.InHWM
+	if o.MaxSessions = z.MaxOpenRequests; o.MaxSessions <= 0 {
+		o.MaxSessions = 1_000_000
+	}
+	o.BufferSize, o.MaxWhole = int(z.BufferSize), int64(z.MaxWhole)
+	o.SessionTimeout, o.MaxAge, o.NoIPv6 = z.Timeout, z.MaxAge, !z.AllowIPv6
+	o.MaxFetches, o.MaxQueued, o.MaxBody, o.FetchTimeout = z.MaxFetches, z.MaxQueued, int64(z.MaxBody), z.FetchTimeout
+	o.MaxHead, o.ConnectTimeout, o.DrainTime = int64(z.MaxHead), z.ConnectTimeout, z.DrainTime
 	return o, nil
 }

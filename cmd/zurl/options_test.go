@@ -38,3 +38,13 @@ func TestPolicy(t *testing.T) {
 		t.Error("took a wrong pattern")
 	}
 }
+
+func TestSpecs(t *testing.T) {
+	c, err := config.Load(config.Source{Lookup: []string{"none"}, Set: []string{"zurl.in_spec=ipc:///x", "zurl.out_spec=ipc:///y"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := options(c); err == nil {
+		t.Error("took two of three sockets")
+	}
+}

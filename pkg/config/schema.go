@@ -121,6 +121,10 @@ var notActedOn = []struct {
 		"the proxy has no public sockets; those of the bus are private to the user",
 	},
 	{
+		regexp.MustCompile(`^zurl\.out_hwm$`),
+		"what may wait for a client is bounded in bytes",
+	},
+	{
 		regexp.MustCompile(`^proxy\.stats_connections_max_ttl$`),
 		"the processes count connections in another way",
 	},

@@ -163,7 +163,7 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 	if r.Timeout > 0 {
 		ctx, cancel = context.WithTimeout(ctx, r.Timeout)
 	}
-	resp, err := c.do(ctx, r, "http")
+	resp, err := c.do(ctx, r, "http", frame.Field{Name: "Accept-Encoding", Value: acceptEncoding})
 	if err != nil {
 		defer cancel() // not before ctx was asked
 		return nil, classify(ctx, err)
@@ -176,6 +176,24 @@ func (c *Client) Do(ctx context.Context, r *Request) (*Response, error) {
 		resp.decode()
 	}
 	return resp, nil
+}
+
+// Check returns the error that the request would end with before anything is
+// connected to, if there is one.
+func (c *Client) Check(r *Request) error {
+	probe := *r
+	probe.More = nil
+	kind := "http"
+	if t, err := parseURI(r.URI); err == nil && t.websocket() {
+		kind, probe.Method, probe.Body = "ws", "GET", nil
+	}
+	_, err := c.prepare(&probe, kind, nil)
+	return err
+}
+
+// Ready reports whether Read need not wait for the server, as far as is known.
+func (r *Response) Ready() bool {
+	return r.err != nil || r.resp.Head.BodyLen == 0 || r.resp.Buffered() > 0
 }
 
 // Read reads the decoded body. It returns io.EOF at the proper end; every other
@@ -209,9 +227,10 @@ func (r *Response) Close() error {
 	return r.resp.Close()
 }
 
-// do makes the exchange, redirects included, for a URI of the kind http or ws.
-func (c *Client) do(ctx context.Context, r *Request, kind string) (*Response, error) {
-	p, err := c.prepare(r, kind)
+// do makes the exchange, redirects included, for a URI of the kind http or ws,
+// with further header fields that are not the caller's.
+func (c *Client) do(ctx context.Context, r *Request, kind string, more ...frame.Field) (*Response, error) {
+	p, err := c.prepare(r, kind, more)
 	if err != nil {
 		if r.More != nil {
 			_ = r.More.Close()
@@ -226,7 +245,7 @@ func (c *Client) do(ctx context.Context, r *Request, kind string) (*Response, er
 		location, ok := http1.Get(resp.Head.Header, "Location")
 		if !ok || r.Redirects <= 0 || !isRedirect(resp.Head.Code) {
 			return &Response{
-				Code: resp.Head.Code, Reason: resp.Head.Reason, Header: http1.RemoveHopByHop(resp.Head.Header),
+				Code: resp.Head.Code, Reason: resp.Head.Reason, Header: http1.RemoveHopByHop(slices.Clone(resp.Head.Header)),
 				ctx: ctx, cancel: func() {}, resp: resp, body: resp, left: -1,
 			}, nil
 		}
@@ -257,7 +276,7 @@ type prepared struct {
 	replay *replay // nil if the body is at hand as a whole
 }
 
-func (c *Client) prepare(r *Request, kind string) (*prepared, error) {
+func (c *Client) prepare(r *Request, kind string, more []frame.Field) (*prepared, error) {
 	t, err := parseURI(r.URI)
 	switch {
 	case err != nil:
@@ -297,10 +316,7 @@ func (c *Client) prepare(r *Request, kind string) (*prepared, error) {
 	if t.basic != "" && !http1.Has(h, "Authorization") {
 		h = append(h, frame.Field{Name: "Authorization", Value: t.basic})
 	}
-	if kind == "http" {
-		h = append(h, frame.Field{Name: "Accept-Encoding", Value: acceptEncoding})
-	}
-	p.send.Header = append([]frame.Field{{Name: "Host"}}, h...)
+	p.send.Header = append(append([]frame.Field{{Name: "Host"}}, h...), more...)
 	return p, c.aim(p, r.ConnectHost)
 }
 

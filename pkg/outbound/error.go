@@ -19,6 +19,8 @@ const (
 	MaxSizeExceeded  = "max-size-exceeded"        // more than Request.MaxBody
 	SessionTimeout   = "session-timeout"          // Request.Timeout, or the server was silent for too long
 	Stopping         = "stopping"                 // the caller's context was cancelled
+	Rejected         = "rejected"                 // of a WebSocket: the answer was not 101
+	FrameTooLarge    = "frame-too-large"          // of a WebSocket
 	Undefined        = "undefined-condition"      // the connection broke, or what came is not HTTP
 )
 
@@ -26,6 +28,8 @@ const (
 type Error struct {
 	Condition string // one of the constants
 	Err       error  // for the log: names hosts, may quote what a server said
+	// Response is what a WebSocket was rejected with.
+	Response *Response
 }
 
 func (e *Error) Error() string { return e.Condition + ": " + e.Err.Error() }

@@ -27,7 +27,7 @@ const maxRedirects = 8
 
 // fetch makes one request.
 func (s *Server) fetch(ctx context.Context, f *frame.Fetch) *frame.Fetched {
-	timeout := s.o.Timeout
+	timeout := s.o.FetchTimeout
 	if d := time.Duration(f.Millis) * time.Millisecond; d > 0 && d < timeout {
 		timeout = d
 	}

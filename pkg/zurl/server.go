@@ -21,6 +21,7 @@ type Server struct {
 	log     *slog.Logger
 	metrics *metrics
 	client  *outbound.Client
+	front   *front
 	running atomic.Bool
 
 	mu       sync.Mutex // guards what follows
@@ -53,42 +54,57 @@ func New(o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	m, err := newMetrics(o.Registerer)
-	if err != nil {
+	s := &Server{o: o, log: o.Logger, boots: make(map[bus.Peer]*boot)}
+	s.front = newFront(s)
+	var err error
+	if s.metrics, err = newMetrics(o.Registerer, func() float64 { return float64(s.front.held.Load()) }); err != nil {
 		return nil, fmt.Errorf("zurl metrics: %w", err)
 	}
-	client, err := outbound.New(outbound.Options{
-		Registerer: o.Registerer, Policy: o.Policy, RootCAs: o.RootCAs,
-		ConnectTimeout: o.ConnectTimeout, MaxHead: int(o.MaxHead),
+	s.client, err = outbound.New(outbound.Options{
+		Registerer: o.Registerer, Policy: o.Policy, RootCAs: o.RootCAs, NoIPv6: o.NoIPv6,
+		ConnectTimeout: o.ConnectTimeout, MaxAge: o.MaxAge, MaxOpen: o.MaxFetches + o.MaxSessions, MaxHead: int(o.MaxHead),
+		IdleTimeout: 2 * o.SessionTimeout, // sessions have a timer of their own, which comes first
 	})
 	if err != nil {
 		return nil, fmt.Errorf("zurl: %w", err)
 	}
-	s := &Server{o: o, log: o.Logger, metrics: m, client: client, boots: make(map[bus.Peer]*boot)}
 	s.idle.L = &s.mu
 	return s, nil
 }
 
 // Run serves until ctx ends, then lets open requests go on for DrainTime.
 func (s *Server) Run(ctx context.Context) error {
+	if err := s.front.bind(); err != nil {
+		return errors.Join(err, s.client.Close())
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	busCtx, stopBus := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBus()
-	failed := make(chan error, 1)
+	failed, front := make(chan error, 1), make(chan error, 1)
 	go func() {
 		s.running.Store(true)
 		failed <- s.o.Bus.Run(busCtx, s)
 		s.running.Store(false)
 	}()
-	var err error
+	go func() { front <- s.front.run(ctx, s.o.DrainTime) }()
+	var err, frontErr error
 	select {
 	case err = <-failed:
+		cancel()
 		s.drain(0)
+		frontErr = <-front
+	case frontErr = <-front: // ctx has ended, or a socket failed
+		s.drain(0)
+		stopBus()
+		err = <-failed
 	case <-ctx.Done():
 		s.drain(s.o.DrainTime)
+		frontErr = <-front
 		stopBus()
 		err = <-failed
 	}
-	return errors.Join(err, s.client.Close())
+	return errors.Join(err, frontErr, s.client.Close())
 }
 
 // Close is for a Server that Run was not called for; it has nothing to do
@@ -176,7 +192,7 @@ func (s *Server) enqueue(from bus.Peer, fetch *frame.Fetch) string {
 		return outbound.Stopping
 	}
 	j := &job{peer: from, ctx: b.ctx, fetch: fetch, arrived: time.Now()}
-	if s.workers < s.o.MaxOpen {
+	if s.workers < s.o.MaxFetches {
 		s.workers++
 		go s.work(j) // drain waits for it
 		return ""

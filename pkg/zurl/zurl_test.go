@@ -74,7 +74,7 @@ func newRig(t *testing.T, change func(*Options)) *rig {
 	r := &rig{t: t, net: network, wait: make(map[uint64]chan *frame.Fetched), up: make(chan struct{})}
 	o := DefaultOptions()
 	o.Bus = network.Node("zurl.0")
-	o.Timeout = 10 * time.Second
+	o.FetchTimeout = 10 * time.Second
 	if change != nil {
 		change(&o)
 	}
@@ -351,7 +351,7 @@ func TestBounds(t *testing.T) {
 		<-release
 	})
 	registry := prometheus.NewRegistry()
-	r := newRig(t, func(o *Options) { o.MaxOpen, o.MaxQueued, o.Registerer = 1, 2, registry })
+	r := newRig(t, func(o *Options) { o.MaxFetches, o.MaxQueued, o.Registerer = 1, 2, registry })
 	ask := func(path string) <-chan *frame.Fetched {
 		return r.ask(frame.Fetch{Method: "GET", URI: origin.URL + path})
 	}
