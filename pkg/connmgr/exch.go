@@ -59,9 +59,9 @@ var (
 	errGap      = errors.New("a frame of the exchange is missing")
 )
 
-// send numbers a frame of the exchange and sends it to the far end. set writes
-// the number into the frame.
-func (s *Server) send(x *exch, f frame.Frame, seq *uint64) {
+// send numbers a frame of the exchange and sends it to the far end, which it
+// returns. The number is written into the frame by way of seq.
+func (s *Server) send(x *exch, f frame.Frame, seq *uint64) *peer {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	*seq = x.sendSeq
@@ -69,6 +69,7 @@ func (s *Server) send(x *exch, f frame.Frame, seq *uint64) {
 	if x.far != nil {
 		s.out.post(x.far, frame.Encode(f))
 	}
+	return x.far
 }
 
 func (s *Server) sendCancel(x *exch, reason frame.Reason, text string) {

@@ -57,6 +57,7 @@ type hold struct {
 	endAt     time.Time     // when a stopping server ends this hold; zero if it does not
 
 	record []byte
+	tell   bool           // see frame.Hold
 	placed []frame.LastID // positions that are newer than record
 	answer *frame.Hold    // ModeResponse: what to send when the time is over
 	retry  *frame.Retry   // ask the origin anew as soon as parked
@@ -64,7 +65,7 @@ type hold struct {
 
 // newHold makes the hold that f asks for.
 func newHold(x *exch, w *writer, f *frame.Hold, policy frame.Policy) *hold {
-	h := &hold{fd: -1, x: x, c: x.c, w: w, mode: f.Mode, policy: policy, keep: f.KeepAlive}
+	h := &hold{fd: -1, x: x, c: x.c, w: w, mode: f.Mode, policy: policy, keep: f.KeepAlive, tell: f.Tell}
 	if f.Mode == frame.ModeResponse {
 		h.answer = f
 		h.record = f.Record
@@ -555,7 +556,8 @@ func (w *writer) finish(h *hold, reason frame.Reason) {
 		w.wsFinish(h, reason)
 	} else {
 		f := &frame.Closed{ID: h.x.id, Reason: reason, Sent: h.sent}
-		w.s.send(h.x, f, &f.Seq)
+		far := w.s.send(h.x, f, &f.Seq)
+		w.s.rememberEnded(h, far, reason)
 	}
 	w.s.metrics.holds(h.mode).Dec()
 	w.s.metrics.ended(reason)

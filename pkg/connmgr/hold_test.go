@@ -442,6 +442,83 @@ func TestRepeatAcrossHandlers(t *testing.T) {
 	_ = c.Close()
 }
 
+// A handler that is not there hears of ended holds when it comes, and again if it
+// died before it could hear.
+func TestEndedWithoutHandler(t *testing.T) {
+	r := newRig(t)
+	p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
+	hold := func() *client {
+		c := r.dial()
+		f := h.stream("", "g")
+		f.Tell, f.Record = true, []byte("rec")
+		r.hold(p, h, c, f)
+		c.expect(streamHead)
+		return c
+	}
+	long, told, untold := hold(), hold(), hold()
+	_ = long.Close()
+	next[*frame.Closed](h)
+	poll(t, "it is forgotten", func() bool {
+		r.clock.add(2 * endedTime)
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return len(r.s.ended) == 0
+	})
+	_ = told.Close()
+	next[*frame.Closed](h)
+	r.net.Kill("handler.0")
+	poll(t, "the handler is gone", func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return r.s.peers["handler.0"] == nil
+	})
+	_ = untold.Close()
+	poll(t, "it has ended", func() bool { return r.holds(frame.ModeStream) == 0 })
+	for _, want := range []int{2, 0} { // once is enough
+		h = r.far("handler.0", nil)
+		n := 0
+		for done := false; !done; {
+			rec := next[*frame.Records](h)
+			for _, held := range rec.Holds {
+				if held.Ended != frame.ReasonClientGone || string(held.Record) != "rec" {
+					t.Errorf("record %+v", held)
+				}
+				n++
+			}
+			done = rec.Done
+		}
+		if n != want {
+			t.Errorf("%d ended, want %d", n, want)
+		}
+	}
+}
+
+// The holds of a handler that does not come back go to another one.
+func TestHoldsMoveToAnotherHandler(t *testing.T) {
+	r := newRig(t)
+	p, h, other := r.far("proxy.0", nil), r.far("handler.0", nil), r.far("handler.1", nil)
+	if rec := next[*frame.Records](other); len(rec.Holds) != 0 || !rec.Done {
+		t.Errorf("records: %+v", rec)
+	}
+	c := r.dial()
+	r.hold(p, h, c, h.stream("", "g"))
+	c.expect(streamHead)
+	r.net.Kill("handler.0")
+	poll(t, "the handler is gone", func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return r.s.peers["handler.0"] == nil
+	})
+	r.clock.add(orphanTime)
+	if rec := next[*frame.Records](other); len(rec.Holds) != 1 {
+		t.Errorf("records: %+v", rec)
+	}
+	other.send(publish(1, "g", "x"))
+	c.expect(chunk("x"))
+	_ = c.Close()
+	next[*frame.Closed](other)
+}
+
 func TestOnlyAndExcept(t *testing.T) {
 	r := newRig(t)
 	p, h := r.far("proxy.0", nil), r.far("handler.0", nil)

@@ -27,6 +27,7 @@ type metrics struct {
 	backlog         prometheus.Gauge
 	outboxWaiting   prometheus.Gauge
 	outboxDropped   prometheus.Counter
+	endedDropped    prometheus.Counter
 	badFrames       prometheus.Counter
 	unknown         prometheus.Counter
 	bytesIn         bytesCounter
@@ -85,6 +86,7 @@ func newMetrics() *metrics {
 	m.backlog = gauge("backlog_bytes", "Bytes that wait for held clients to read.")
 	m.outboxWaiting = gauge("bus_waiting_frames", "Frames that wait because the bus's queue to a peer is full.")
 	m.outboxDropped = counter("bus_dropped_frames_total", "Frames dropped because too many waited for the bus.")
+	m.endedDropped = counter("ended_dropped_total", "Holds that ended while there was no handler, and that were too many to tell the next one.")
 	m.badFrames = counter("bus_bad_frames_total", "Frames from the bus that could not be read or did not belong.")
 	m.unknown = counter("bus_unknown_exchange_total", "Frames for exchanges that were over.")
 	bytes("received_bytes_total", "Bytes read from clients.", &m.bytesIn)

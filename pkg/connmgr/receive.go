@@ -48,6 +48,9 @@ func (s *Server) PeerDown(p bus.Peer) {
 	}
 	delete(s.peers, p.Name)
 	s.out.down(down)
+	if p.Kind() == "handler" {
+		s.orphans = s.now()
+	}
 	for i, q := range s.proxies {
 		if q == down {
 			s.proxies = append(s.proxies[:i:i], s.proxies[i+1:]...)
@@ -312,8 +315,10 @@ func (s *Server) deliver(p *peer, f *frame.Deliver) {
 // sendRecords sends the records of all holds that have no living handler, or had
 // an earlier boot of this one, to p, which is their far end from now on.
 func (s *Server) sendRecords(p *peer) {
+	s.sendEnded(p)
 	wanted := make([][]recordWanted, len(s.writers))
 	s.mu.Lock()
+	s.orphans = time.Time{}
 	for _, x := range s.exchanges {
 		x.mu.Lock()
 		if ws := x.ws; ws != nil {

@@ -51,6 +51,8 @@ type Server struct {
 	exchanges map[uint64]*exch
 	gaps      map[*exch]struct{} // exchanges in which a frame is missing
 	lastID    uint64
+	ended     []ended
+	orphans   time.Time        // when a handler was lost whose holds have no other; zero if there are none
 	peers     map[string]*peer // the boots that are up
 	proxies   []*peer          // of those, the proxies
 	turn      int
@@ -329,6 +331,7 @@ func (s *Server) housekeeping(stop <-chan struct{}) {
 		case <-t.C:
 			s.out.flush()
 			s.endGaps(s.now().Add(-gapLimit))
+			s.adopt(s.now())
 			if s.choresDone() {
 				t.Stop()
 			}

@@ -594,6 +594,7 @@ func (f *Hold) fields(c coder) {
 	u8(c, &f.Policy)
 	c.str(&f.JSONP)
 	u8(c, &f.JSONPMode)
+	c.bool(&f.Tell)
 }
 
 // Type implements Frame.
@@ -683,7 +684,14 @@ func (*Records) Type() Type { return TypeRecords }
 
 func (f *Records) fields(c coder) {
 	list(c, &f.Holds, func(e *Held) {
-		c.group(func() { c.uint(&e.ID); c.uint(&e.SendSeq); c.uint(&e.RecvSeq); c.bytes(&e.Record); lastIDs(c, &e.Last) })
+		c.group(func() {
+			c.uint(&e.ID)
+			c.uint(&e.SendSeq)
+			c.uint(&e.RecvSeq)
+			c.bytes(&e.Record)
+			lastIDs(c, &e.Last)
+			u8(c, &e.Ended)
+		})
 	})
 	c.bool(&f.Done)
 }

@@ -209,6 +209,7 @@ type Hold struct {
 	Policy    uint8
 	JSONP     string
 	JSONPMode uint8
+	Tell      bool // a handler wants to hear of its end, the next one if there is none then
 }
 
 // Update replaces a hold's groups, keep-alive and record.
@@ -322,6 +323,7 @@ type Held struct {
 	RecvSeq uint64 // next Seq that connmgr will use
 	Record  []byte
 	Last    []LastID // positions that are newer than the record's
+	Ended   Reason   // not ReasonNone: the hold is over, perhaps without a handler knowing
 }
 
 // Records carries hold records to a new handler (connmgr → handler), in

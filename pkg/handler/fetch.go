@@ -239,13 +239,42 @@ func (s *Server) onTimer(h *hold) {
 	}
 }
 
-// fetchGone tells the origin that the client is gone. Whatever comes back is for
-// the log.
-func (s *Server) fetchGone(h *hold) {
-	a := h.more.acc
+// goneTry is a gone link that no proxy could follow yet.
+type goneTry struct {
+	a     *frame.Accept
+	tries int
+	at    time.Time
+}
+
+const (
+	goneTries  = 5
+	maxGones   = 10000
+	goneBefore = time.Second // before the second try; the delay doubles
+)
+
+// runGones tries again what is due.
+func (s *Server) runGones(now time.Time) {
+	waiting := s.gones
+	s.gones = nil
+	for _, g := range waiting {
+		if now.Before(g.at) {
+			s.gones = append(s.gones, g)
+		} else {
+			s.fetchGone(g.a, g.tries)
+		}
+	}
+}
+
+// fetchGone tells the origin that the client is gone. A proxy that dies is no
+// reason to give up; whatever an origin answers is for the log.
+func (s *Server) fetchGone(a *frame.Accept, tries int) {
 	s.startFetch(forGone, nil, a, &frame.Fetch{
 		Method: "POST", URI: a.Gone, Millis: uint32(filterTimeout / time.Millisecond),
 	}, func(r *frame.Fetched) {
+		if r.Condition != "" && tries < goneTries && len(s.gones) < maxGones {
+			s.gones = append(s.gones, goneTry{a, tries + 1, s.now().Add(goneBefore << tries)})
+			return
+		}
 		if r.Condition != "" || r.Code < 200 || r.Code > 299 {
 			s.log.Info("gone link failed", "uri", a.Gone, "code", r.Code, "condition", r.Condition)
 		}

@@ -229,6 +229,32 @@ func TestGoneLink(t *testing.T) {
 	r.expectFetches("POST http://example.com/gone") // not for the retry
 }
 
+// A proxy that dies does not keep an origin from hearing that a client is gone,
+// nor does a handler that was dead when it went.
+func TestGoneLinkIsNotLost(t *testing.T) {
+	r := newRig(t)
+	gone := func(a *frame.Accept) { a.Gone = "http://example.com/gone" }
+	h := r.holdWith(frame.ModeStream, gone, ch("a"))
+	r.origin(map[string][]*frame.Fetched{"http://example.com/gone": {{Condition: "disconnected"}, answer(200, "")}})
+	r.conn.leave(h)
+	r.expectFetches("POST http://example.com/gone")
+	r.flush()
+	r.wait("the next try", func() bool {
+		r.clock.advance(time.Second)
+		return len(r.fetched()) == 2
+	})
+	late := r.holdWith(frame.ModeStream, gone, ch("a"))
+	r.stop()
+	r.conn.get(func() { late.over = true })
+	r.run()
+	r.wait("the handler is ready", r.s.Ready)
+	r.conn.send("handler.0", &frame.Records{Holds: []frame.Held{{ID: late.id, Record: late.record, Ended: frame.ReasonClientGone}}})
+	r.wait("the link of the one that went meanwhile", func() bool { return len(r.fetched()) == 3 })
+	if n := r.metric("holdfast_handler_holds", ""); n != 0 {
+		t.Errorf("%v holds", n)
+	}
+}
+
 func TestHTTPFilters(t *testing.T) {
 	r := newRig(t)
 	url := "http://example.com/check"

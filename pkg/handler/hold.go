@@ -386,7 +386,7 @@ func (s *Server) hold(p *peer, a *frame.Accept) {
 	err := s.sendTo(h, &frame.Hold{
 		ID: h.id, Seq: h.sendSeq, Mode: h.mode, Millis: a.Millis, KeepAlive: a.KeepAlive, Groups: h.groups(),
 		HeadSent: a.HeadSent, Code: a.Code, Reason: a.Reason, Header: a.Header, Body: body, Record: record,
-		Policy: a.Policy, JSONP: a.JSONP, JSONPMode: a.JSONPMode,
+		Policy: a.Policy, JSONP: a.JSONP, JSONPMode: a.JSONPMode, Tell: a.Gone != "",
 	})
 	if err != nil { // connmgr will find the gap and end the exchange
 		s.forget(h)
@@ -485,13 +485,22 @@ func (h *hold) record(a *frame.Accept) []byte {
 
 // rebuild makes a hold from its record, after a restart of the handler.
 func (s *Server) rebuild(p *peer, held *frame.Held) {
-	if _, known := p.holds[held.ID]; known {
-		return // it was accepted by this boot
+	if known := p.holds[held.ID]; known != nil { // it was accepted by this boot
+		if held.Ended != frame.ReasonNone {
+			s.closed(known, held.Ended)
+		}
+		return
 	}
 	f, err := frame.Decode(held.Record)
 	a, ok := f.(*frame.Accept)
 	if err != nil || !ok {
 		s.log.Error("hold record is not readable", "peer", p.name, "exchange", held.ID, "err", err)
+		return
+	}
+	if held.Ended != frame.ReasonNone {
+		if a.Gone != "" && held.Ended != frame.ReasonReplaced {
+			s.fetchGone(a, 0)
+		}
 		return
 	}
 	a.X = frame.XID{Conn: p.name, Boot: p.boot, ID: held.ID}
@@ -522,7 +531,7 @@ func (s *Server) closed(h *hold, reason frame.Reason) {
 	s.forget(h)
 	// A retry is not the end for the client; the new hold has the link again.
 	if reason != frame.ReasonReplaced && h.more != nil && h.more.acc.Gone != "" {
-		s.fetchGone(h)
+		s.fetchGone(h.more.acc, 0)
 	}
 }
 

@@ -55,6 +55,7 @@ type Server struct {
 	lastFetch uint64
 	paced     map[uint64]pace
 	asks      []ask
+	gones     []goneTry
 	ticks     int
 	waited    bool // for a first connmgr
 	isReady   bool
@@ -232,6 +233,7 @@ func (s *Server) tick() {
 		s.unpark(now)
 	}
 	s.expireFetches(now, "")
+	s.runGones(now)
 	s.stats.tick(now)
 	if s.ticks%int(time.Second/tickEvery) == 0 {
 		s.index.Tick(s.fanOut)

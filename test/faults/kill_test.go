@@ -72,7 +72,7 @@ func TestKills(t *testing.T) {
 	s := start(t, []string{
 		// Patience for a machine that is slow: nothing is to be given up here.
 		"proxy/hand_over_timeout=60", "connmgr/peer_wait=60", "handler/message_wait=2000",
-		"runner/log_level=2",
+		"runner/restart_delay=0.3",
 	}, "* "+origin.addr+",over_http")
 	time.Sleep(time.Until(s.Began.Add(1500 * time.Millisecond))) // the supervisor gives up if one dies at the start
 
@@ -274,6 +274,17 @@ func TestKills(t *testing.T) {
 			t.Errorf("%s: %d gaps with %d kills of the handler", r.name, r.gaps, kills["handler"])
 		}
 		lost[r.strict] += r.lost
+	}
+	for _, in := range intakes {
+		n, lost, gaps := 0, 0, 0
+		for _, r := range all {
+			if r.channel == in.channel && !r.strict {
+				n, lost, gaps = n+1, lost+r.lost, max(gaps, r.gaps)
+			}
+		}
+		if n > 0 {
+			t.Logf("%s: of %d messages each client lost %d in at most %d gaps", in.channel, position(in), lost/n, gaps)
+		}
 	}
 	slices.Sort(took.all)
 	at := func(p float64) time.Duration { return took.all[min(len(took.all)-1, int(p*float64(len(took.all))))] }

@@ -208,7 +208,7 @@ func (s *Stack) config(path string, base [][2]string, set []string) error {
 		}
 	}
 	var b strings.Builder
-	for _, section := range []string{"global", "runner", "proxy", "handler"} {
+	for _, section := range []string{"global", "runner", "connmgr", "proxy", "handler", "zurl", "bus"} {
 		fmt.Fprintf(&b, "[%s]\n", section)
 		for _, kv := range base {
 			if sec, key, _ := strings.Cut(kv[0], "/"); sec == section {
