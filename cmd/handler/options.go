@@ -79,6 +79,7 @@ func options(c *config.Config) (handler.Options, error) {
 	o.HTTPMaxHeader, o.HTTPMaxBody = int(h.PushInHTTPMaxHeadersSize), int(h.PushInHTTPMaxBodySize)
 	o.HTTPMaxConns, o.HTTPTimeout = h.PushInHTTPMaxConns, h.PushInHTTPTimeout
 	o.Command, o.Stats, o.StatsJSON = h.CommandSpec, h.StatsSpec, h.StatsFormat == "json"
+	o.StatsConnectionTTL, o.StatsConnectionSend = c.Global.StatsConnectionTTL, c.Global.StatsConnectionSend
 	o.StatsSubscriptionTTL, o.StatsReportInterval = h.StatsSubscriptionTTL, h.StatsReportInterval
 	o.IPCFileMode = h.IPCFileMode.Perm
 	o.MessageRate, o.MessageHWM, o.MessageBlockSize = max(h.MessageRate, 0), max(h.MessageHWM, 0), max(h.MessageBlockSize, 0)

@@ -36,6 +36,9 @@ type Global struct {
 	RunDir     string `key:"rundir" default:"run" doc:"Directory of sockets and pid files, relative to the working directory. Created if missing."`
 	IPCPrefix  string `key:"ipc_prefix" default:"pushpin-" doc:"Begins the name of every socket file in rundir."`
 	PortOffset int    `key:"port_offset" default:"0" min:"-65535" max:"65535" doc:"Added to the ports of the publishing interfaces (not to client ports and not to prometheus_port)."`
+
+	StatsConnectionTTL  time.Duration `key:"stats_connection_ttl" default:"120" unit:"s" min:"1s" doc:"How long a conn statistic is good for before it is sent again."`
+	StatsConnectionSend bool          `key:"stats_connection_send" default:"true" doc:"Whether to send a conn statistic for each connection. They are only made while somebody is subscribed to them."`
 }
 
 // Runner is section [runner].

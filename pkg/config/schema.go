@@ -105,12 +105,8 @@ var notActedOn = []struct {
 		"Holdfast does not look for updates and reports nothing to anybody",
 	},
 	{
-		regexp.MustCompile(`^global\.stats_connection_(ttl|send)$`),
-		"there are no statistics of single connections",
-	},
-	{
 		regexp.MustCompile(`^proxy\.stats_report_interval$`),
-		"the proxy reports nothing to the handler; handler.stats_report_interval is for what leaves the system",
+		"proxies report to the handler ten times a second; handler.stats_report_interval is for what leaves the system",
 	},
 	{
 		regexp.MustCompile(`^proxy\.sockjs_url$`),

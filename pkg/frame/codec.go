@@ -107,6 +107,14 @@ func newFrame(t Type) Frame {
 		return new(Control)
 	case TypeTune:
 		return new(Tune)
+	case TypeStats:
+		return new(Stats)
+	case TypeWatch:
+		return new(Watch)
+	case TypeCheck:
+		return new(Check)
+	case TypeChecked:
+		return new(Checked)
 	}
 	return nil
 }
@@ -562,6 +570,7 @@ func (f *Accept) fields(c coder) {
 	c.header(&f.UserMeta)
 	c.str(&f.Base)
 	lastIDs(c, &f.Last)
+	c.bool(&f.TLS)
 }
 
 // Type implements Frame.
@@ -775,4 +784,67 @@ func (f *Tune) fields(c coder) {
 	u8(c, &f.Kind)
 	u32(c, &f.Millis)
 	c.bool(&f.Interval)
+}
+
+// Type implements Frame.
+func (*Stats) Type() Type { return TypeStats }
+
+func (f *Stats) fields(c coder) {
+	list(c, &f.Routes, func(e *RouteStats) {
+		c.group(func() {
+			c.str(&e.Route)
+			u32(c, &e.Requests)
+			u32(c, &e.Activity)
+			u32(c, &e.Open)
+			u32(c, &e.Most)
+			u32(c, &e.Minutes)
+			traffic(c, &e.Client)
+			traffic(c, &e.Server)
+		})
+	})
+	list(c, &f.Conns, func(e *ConnStat) {
+		c.group(func() {
+			c.str(&e.ID)
+			c.str(&e.Route)
+			c.str(&e.Peer)
+			c.bool(&e.WebSocket)
+			c.bool(&e.TLS)
+			c.bool(&e.Gone)
+		})
+	})
+}
+
+func traffic(c coder, t *Traffic) {
+	c.uint(&t.HeaderIn)
+	c.uint(&t.HeaderOut)
+	c.uint(&t.ContentIn)
+	c.uint(&t.ContentOut)
+	c.uint(&t.MessagesIn)
+	c.uint(&t.MessagesOut)
+}
+
+// Type implements Frame.
+func (*Watch) Type() Type { return TypeWatch }
+
+func (f *Watch) fields(c coder) { c.bool(&f.Conns) }
+
+// Type implements Frame.
+func (*Check) Type() Type { return TypeCheck }
+
+func (f *Check) fields(c coder) {
+	c.uint(&f.Token)
+	strs(c, &f.IDs)
+}
+
+// Type implements Frame.
+func (*Checked) Type() Type { return TypeChecked }
+
+func (f *Checked) fields(c coder) {
+	c.uint(&f.Token)
+	list(c, &f.Found, func(e *FoundConn) {
+		c.group(func() {
+			c.str(&e.ID)
+			xid(c, &e.X)
+		})
+	})
 }

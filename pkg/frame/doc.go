@@ -87,6 +87,10 @@ const (
 	TypeSession  Type = 19 // proxy → connmgr: the record of a WebSocket-over-HTTP session
 	TypeControl  Type = 20 // proxy → handler, handler → proxy: WebSocket control
 	TypeTune     Type = 21 // proxy → connmgr, connmgr → proxy: what to do with a WebSocket besides messages
+	TypeStats    Type = 22 // proxy → handler: what it counts, for statistics
+	TypeWatch    Type = 23 // handler → proxy: whether Stats is to tell of single connections
+	TypeCheck    Type = 24 // handler → proxy: which of these connections do you serve?
+	TypeChecked  Type = 25 // proxy → handler: answer to Check
 )
 
 func (t Type) String() string {
@@ -102,7 +106,7 @@ var typeNames = [...]string{
 	TypeUpdate: "update", TypeFinish: "finish", TypeRetry: "retry", TypeDeliver: "deliver",
 	TypeReport: "report", TypeClosed: "closed", TypeRecords: "records", TypeFetch: "fetch",
 	TypeFetched: "fetched", TypeMessage: "message", TypeSession: "session", TypeControl: "control",
-	TypeTune: "tune",
+	TypeTune: "tune", TypeStats: "stats", TypeWatch: "watch", TypeCheck: "check", TypeChecked: "checked",
 }
 
 // Reason says why something ended or was dropped. It crosses the bus as a

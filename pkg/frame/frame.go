@@ -167,6 +167,7 @@ type Accept struct {
 	UserMeta   []Field  // reserved for lifecycle events
 	Base       string   // scheme and authority of URI, as it was before any next link was followed
 	Last       []LastID // positions that the origin was told when it was asked, for a retry
+	TLS        bool     // the client's side counts as TLS
 }
 
 // Policy is what connmgr does with a held connection whose client reads too
@@ -430,4 +431,67 @@ type Tune struct {
 	Kind     uint8 // kind of the message that carries Data
 	Millis   uint32
 	Interval bool
+}
+
+// Stats carries what a proxy counted since it sent the last one, for the
+// statistics that a handler tells. It goes to one handler.
+type Stats struct {
+	Routes []RouteStats // those with anything to tell
+	Conns  []ConnStat   // only while Watch asks for them
+}
+
+// RouteStats is what a proxy counted on one route. Connections that were handed
+// to a handler are not its own any more.
+type RouteStats struct {
+	Route    string // id if the routes file gives one; "" stands for all others
+	Requests uint32 // that came from clients, WebSockets included, those sent again not
+	Activity uint32 // the same and those sent again
+	Open     uint32 // connections now
+	Most     uint32 // connections at a time
+	Minutes  uint32 // of connections, begun ones counted
+	Client   Traffic
+	Server   Traffic // to and from origins
+}
+
+// Traffic counts bytes and WebSocket messages. The bytes of headers are those of
+// names, values and first line, without what is between them.
+type Traffic struct {
+	HeaderIn, HeaderOut     uint64
+	ContentIn, ContentOut   uint64
+	MessagesIn, MessagesOut uint64
+}
+
+// ConnStat is a connection that a proxy began to serve, or does not any more.
+type ConnStat struct {
+	ID        string // public connection id
+	Route     string // as in RouteStats
+	Peer      string // logical client address
+	WebSocket bool
+	TLS       bool
+	Gone      bool
+}
+
+// Watch says whether Stats is to tell of single connections. Without one, or
+// when its handler goes, it is not.
+type Watch struct {
+	Conns bool
+}
+
+// Check asks a proxy for the connections that it serves, by public id. Token
+// comes back in Checked.
+type Check struct {
+	Token uint64
+	IDs   []string
+}
+
+// FoundConn is a connection, and the exchange that it is at present.
+type FoundConn struct {
+	ID string
+	X  XID
+}
+
+// Checked answers Check.
+type Checked struct {
+	Token uint64
+	Found []FoundConn
 }

@@ -2,6 +2,9 @@ package handler
 
 import (
 	"context"
+	"maps"
+	"slices"
+	"time"
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
@@ -23,85 +26,77 @@ func (s *Server) commandLoop(ctx context.Context, router *bus.Router) error {
 			s.skip(intakeCommand, "IN command: received message with bad envelope, skipping")
 			continue
 		}
-		answer, items, ok := s.command(parts[body])
-		if !ok {
+		if !s.command(parts[body], func(answer []byte) {
+			parts[body] = answer
+			if err := router.Send(parts...); err != nil {
+				s.log.Debug("answer to command not sent", "err", err)
+			}
+		}) {
 			s.skip(intakeCommand, "IN command: received message with invalid format (parse failed), skipping")
-			continue
-		}
-		if len(items) > 0 {
-			s.publishFor(intakeCommand, items, nil) // before the answer, as over HTTP
-		}
-		parts[body] = answer
-		if err := router.Send(parts...); err != nil {
-			s.log.Debug("answer to command not sent", "err", err)
 		}
 	}
 }
 
-// command runs one request. ok is false if it cannot be read, so that there is
-// nobody to answer.
-func (s *Server) command(b []byte) (answer []byte, items []*publish.Item, ok bool) {
+// command runs one request, and has it answered by reply, which must not block:
+// before it returns, or later if others have to be asked. It returns false if the
+// request cannot be read, so that there is nobody to answer.
+func (s *Server) command(b []byte, reply func(answer []byte)) bool {
 	v, err := tnet.Decode(b)
 	if err != nil {
-		return nil, nil, false
+		return false
 	}
 	req, isDict := v.(map[string]any)
 	method, isString := req["method"].(string)
 	if !isDict || !isString {
-		return nil, nil, false
+		return false
 	}
 	args, isDict := req["args"].(map[string]any)
 	if a, given := req["args"]; given && a != nil && !isDict {
-		return nil, nil, false
+		return false
 	}
-	r := map[string]any{}
-	if id, given := req["id"]; given {
-		r["id"] = id
+	answer := func(value any, condition string) {
+		r := map[string]any{"success": condition == ""}
+		if id, given := req["id"]; given {
+			r["id"] = id
+		}
+		if condition == "" || value != nil {
+			r["value"] = value
+		}
+		if condition != "" {
+			r["condition"] = condition
+			s.metrics.invalid[intakeCommand].Inc()
+		}
+		reply(tnet.Append(nil, r))
 	}
-	value, condition, items := s.runCommand(method, args)
-	r["success"] = condition == ""
-	if condition == "" || value != nil {
-		r["value"] = value
+	switch method {
+	case "refresh":
+		s.refreshCommand(args, answer)
+	case "conncheck":
+		s.connCheckCommand(args, answer)
+	default:
+		answer(s.runCommand(method, args))
 	}
-	if condition != "" {
-		r["condition"] = condition
-		s.metrics.invalid[intakeCommand].Inc()
-	}
-	return tnet.Append(nil, r), items, true
+	return true
 }
 
-func (s *Server) runCommand(method string, args map[string]any) (value any, condition string, items []*publish.Item) {
+func (s *Server) runCommand(method string, args map[string]any) (value any, condition string) {
 	switch method {
 	case "publish":
 		batch, err := publish.ParseArgs(args, true)
 		if err != nil {
-			return err.Error(), "bad-request", nil
+			return err.Error(), "bad-request"
 		}
+		// Before the answer, as over HTTP.
 		if !batch.Report {
-			return nil, "", batch.Items
+			s.publishFor(intakeCommand, batch.Items, nil)
+			return nil, ""
 		}
 		report := []any{}
 		s.publishFor(intakeCommand, batch.Items, func(r receipt) { report = append(report, r.fields()) })
-		return map[string]any{"items": report}, "", nil
+		return map[string]any{"items": report}, ""
 	case "recover":
 		s.recoverAll()
-		return nil, "", nil
-	case "refresh":
-		return nil, s.refreshCommand(args), nil
-	case "conncheck":
-		list, ok := args["ids"].([]any)
-		if !ok {
-			return nil, "bad-request", nil
-		}
-		ids := make(map[string]bool, len(list))
-		for _, e := range list {
-			id, ok := e.(string)
-			if !ok {
-				return nil, "bad-request", nil
-			}
-			ids[id] = true
-		}
-		return s.knownConnections(ids), "", nil
+		return nil, ""
 	case "get-zmq-uris":
 		uris := map[string]any{}
 		if s.opt.Command != "" {
@@ -113,28 +108,41 @@ func (s *Server) runCommand(method string, args map[string]any) (value any, cond
 		if len(s.opt.PushInSub) > 0 && !s.opt.PushInSubConnect {
 			uris["publish-sub"] = s.opt.PushInSub[0]
 		}
-		return uris, "", nil
+		return uris, ""
 	}
-	return nil, "method-not-found", nil
+	return nil, "method-not-found"
 }
 
 // refreshCommand makes WebSocket-over-HTTP sessions send a request now.
-func (s *Server) refreshCommand(args map[string]any) (condition string) {
+func (s *Server) refreshCommand(args map[string]any, answer func(value any, condition string)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if cid, ok := args["cid"].(string); ok {
-		h := s.findConnection(cid)
-		if h == nil {
-			return "item-not-found"
+		if h := s.findConnection(cid); h != nil {
+			if h.mode == frame.ModeWebSocket {
+				s.refresh(frame.XID{Conn: h.peer.name, Boot: h.peer.boot, ID: h.id})
+			}
+			answer(nil, "")
+			return
 		}
-		if h.mode == frame.ModeWebSocket {
-			s.refresh(h)
-		}
-		return ""
+		// One without GRIP is known to its proxy alone.
+		s.checkProxies([]string{cid}, func(found []frame.FoundConn, ok bool) {
+			switch {
+			case len(found) > 0:
+				s.refresh(found[0].X)
+				answer(nil, "")
+			case !ok:
+				answer(nil, "proxy-request-failed")
+			default:
+				answer(nil, "item-not-found")
+			}
+		})
+		return
 	}
 	name, ok := args["channel"].(string)
 	if !ok {
-		return "bad-request"
+		answer(nil, "bad-request")
+		return
 	}
 	if c := s.index.Get(name); c != nil {
 		for _, g := range c.Groups {
@@ -142,11 +150,12 @@ func (s *Server) refreshCommand(args map[string]any) (condition string) {
 				continue
 			}
 			for _, sb := range g.Subs {
-				s.refresh(sb.Owner.hold)
+				h := sb.Owner.hold
+				s.refresh(frame.XID{Conn: h.peer.name, Boot: h.peer.boot, ID: h.id})
 			}
 		}
 	}
-	return ""
+	answer(nil, "")
 }
 
 // findConnection returns the hold with that public connection id. It looks at
@@ -162,17 +171,112 @@ func (s *Server) findConnection(id string) *hold {
 	return nil
 }
 
-// knownConnections returns those of ids that are held connections.
-func (s *Server) knownConnections(ids map[string]bool) []any {
+// connCheckCommand answers which of some connections there are: those that are
+// held, and those that a proxy serves.
+func (s *Server) connCheckCommand(args map[string]any, answer func(value any, condition string)) {
+	list, ok := args["ids"].([]any)
+	if !ok {
+		answer(nil, "bad-request")
+		return
+	}
+	unknown := make(map[string]bool, len(list))
+	for _, e := range list {
+		id, ok := e.(string)
+		if !ok {
+			answer(nil, "bad-request")
+			return
+		}
+		unknown[id] = true
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	known := []any{}
 	for _, p := range s.peers {
 		for _, h := range p.holds {
-			if ids[h.connID] && !h.over {
+			if unknown[h.connID] && !h.over {
+				delete(unknown, h.connID)
 				known = append(known, h.connID)
 			}
 		}
 	}
-	return known
+	if len(unknown) == 0 {
+		answer(known, "")
+		return
+	}
+	s.checkProxies(slices.Sorted(maps.Keys(unknown)), func(found []frame.FoundConn, ok bool) {
+		if !ok {
+			answer(nil, "proxy-request-failed")
+			return
+		}
+		for _, f := range found {
+			if unknown[f.ID] { // one that is moving is known to two
+				delete(unknown, f.ID)
+				known = append(known, f.ID)
+			}
+		}
+		answer(known, "")
+	})
+}
+
+// check is a question to all proxies for connections. Guarded by Server.mu.
+type check struct {
+	waiting map[string]bool // proxies that have not answered
+	found   []frame.FoundConn
+	until   time.Time
+	done    func(found []frame.FoundConn, ok bool)
+}
+
+const (
+	// checkTimeout is how long proxies are waited for.
+	checkTimeout = 10 * time.Second
+	// maxChecks is how many questions may be open.
+	maxChecks = 100
+)
+
+// checkProxies asks all proxies for connections. done is called with mu held,
+// with ok false if not all of them answered. Caller holds mu.
+func (s *Server) checkProxies(ids []string, done func(found []frame.FoundConn, ok bool)) {
+	if len(s.checks) >= maxChecks {
+		done(nil, false)
+		return
+	}
+	s.lastFetch++
+	c := &check{waiting: make(map[string]bool), until: s.now().Add(checkTimeout), done: done}
+	for _, p := range s.opt.Bus.Peers("proxy") {
+		if s.send(p.Name, &frame.Check{Token: s.lastFetch, IDs: ids}) == nil {
+			c.waiting[p.Name] = true
+		}
+	}
+	if len(c.waiting) == 0 {
+		done(nil, true) // nobody is there who could serve them
+		return
+	}
+	s.checks[s.lastFetch] = c
+}
+
+// checked takes a proxy's answer, or with nil that it is gone, which is an answer
+// to all that it was asked.
+func (s *Server) checked(proxy string, f *frame.Checked) {
+	for token, c := range s.checks {
+		if !c.waiting[proxy] || f != nil && f.Token != token {
+			continue
+		}
+		if f != nil {
+			c.found = append(c.found, f.Found...)
+		}
+		if delete(c.waiting, proxy); len(c.waiting) == 0 {
+			delete(s.checks, token)
+			c.done(c.found, true)
+		}
+	}
+}
+
+// expireChecks gives up questions that were not answered in time.
+func (s *Server) expireChecks(now time.Time) {
+	for token, c := range s.checks {
+		if !now.Before(c.until) {
+			delete(s.checks, token)
+			c.done(c.found, false)
+		}
+	}
 }

@@ -206,7 +206,7 @@ func (s *Server) sendDeliver(key groupKey, d *frame.Deliver, it *publish.Item, f
 	if s.sentTo != nil && !slices.Contains(*s.sentTo, key.peer.name) {
 		*s.sentTo = append(*s.sentTo, key.peer.name)
 	}
-	s.stats.sent(key, it, f, n)
+	s.stats.sent(d, key, it, f, n)
 }
 
 func (s *Server) header(f *publish.Format) []frame.Field {
@@ -334,7 +334,7 @@ func (r *round) pass(sb *sub, body []byte, filtered bool) {
 		}
 		return
 	case r.f.Action == publish.Refresh && h.mode == frame.ModeWebSocket:
-		s.refresh(h)
+		s.refresh(frame.XID{Conn: h.peer.name, Boot: h.peer.boot, ID: h.id})
 		return
 	case !isDelivery(r.f, h.mode):
 		return

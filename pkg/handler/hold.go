@@ -87,6 +87,7 @@ type hold struct {
 	named   bool // the route's id was given by the operator
 	debug   bool
 	cors    bool
+	tls     bool  // the client's side counts as TLS
 	slot    uint8 // see routeStats
 	over    bool  // nothing is delivered any more; connmgr has yet to say Closed
 	update  updateState
@@ -154,7 +155,7 @@ func (s *Server) newHold(p *peer, a *frame.Accept) *hold {
 	h := &hold{
 		peer: p, id: a.X.ID, sendSeq: a.SendSeq, connID: a.ConnID, addr: a.Peer,
 		route: unique.Make(a.Route), prefix: unique.Make(a.Prefix),
-		mode: a.Mode, named: a.RouteNamed, debug: a.Debug, cors: a.CORS,
+		mode: a.Mode, named: a.RouteNamed, debug: a.Debug, cors: a.CORS, tls: a.TLS,
 		meta: slices.Clone(a.Meta), base: none, exposed: none,
 	}
 	if h.mode == frame.ModeNone {
@@ -316,9 +317,8 @@ func (s *Server) accept(proxy string, a *frame.Accept) {
 		s.refuse(proxy, a, "bad-request", "neither hold nor next link")
 		return
 	}
-	s.metrics.requestReceived.Inc()
 	s.metrics.accepted[a.Mode].Inc()
-	s.hold(p, a)
+	s.hold(proxy, p, a)
 	s.answer(proxy, &frame.Accepted{X: a.X, OK: true})
 }
 
@@ -352,7 +352,7 @@ func (s *Server) unpark(now time.Time) {
 // hold makes a hold, tells connmgr about it and checks its positions. All of it
 // happens under one lock, and Hold goes to connmgr before any publication that
 // counts the new member.
-func (s *Server) hold(p *peer, a *frame.Accept) {
+func (s *Server) hold(proxy string, p *peer, a *frame.Accept) {
 	conflict := s.conflict(a)
 	a.Channels = tidyChannels(a.Channels, s.opt.SubscriptionMax)
 	if a.Mode == frame.ModeNone { // it subscribes when a next link says so
@@ -380,15 +380,16 @@ func (s *Server) hold(p *peer, a *frame.Accept) {
 			}
 		}
 	}
-	s.stats.opened(h, !a.Retry)
+	s.stats.opened(h, proxy)
 	record := h.record(a)
 	first := s.subscribe(h, a.Channels)
-	err := s.sendTo(h, &frame.Hold{
+	f := &frame.Hold{
 		ID: h.id, Seq: h.sendSeq, Mode: h.mode, Millis: a.Millis, KeepAlive: a.KeepAlive, Groups: h.groups(),
 		HeadSent: a.HeadSent, Code: a.Code, Reason: a.Reason, Header: a.Header, Body: body, Record: record,
 		Policy: a.Policy, JSONP: a.JSONP, JSONPMode: a.JSONPMode, Tell: a.Gone != "",
-	})
-	if err != nil { // connmgr will find the gap and end the exchange
+	}
+	s.stats.began(h, f)
+	if err := s.sendTo(h, f); err != nil { // connmgr will find the gap and end the exchange
 		s.forget(h)
 		return
 	}
@@ -515,7 +516,7 @@ func (s *Server) rebuild(p *peer, held *frame.Held) {
 	h := s.newHold(p, a)
 	p.holds[h.id] = h
 	s.metrics.holds[h.mode].Inc()
-	s.stats.opened(h, false)
+	s.stats.opened(h, "")
 	s.subscribe(h, a.Channels)
 	if a.Mode == frame.ModeNone {
 		s.fetchNext(h)

@@ -75,7 +75,7 @@ func newMetrics(s *Server, r prometheus.Registerer, prefix string) (*metrics, er
 		}
 	}
 	m := &metrics{
-		requestReceived:     counter(prefix+"request_received", "Requests that were handed to the handler."),
+		requestReceived:     counter(prefix+"request_received", "Requests and WebSockets that clients made of the proxies."),
 		messageReceived:     counter(prefix+"message_received", "Items received from publishers."),
 		messageSent:         counter(prefix+"message_sent", "Deliveries to subscribers."),
 		refused:             counter("holdfast_handler_refused_total", "Exchanges that the handler could not take over."),

@@ -59,6 +59,10 @@ type Options struct {
 	StatsJSON bool
 	// StatsSubscriptionTTL is how long a subscription statistic stays true.
 	StatsSubscriptionTTL time.Duration
+	// StatsConnectionTTL is how long a connection statistic stays true.
+	StatsConnectionTTL time.Duration
+	// StatsConnectionSend sends a statistic for each connection.
+	StatsConnectionSend bool
 	// StatsReportInterval is the time between two reports.
 	StatsReportInterval time.Duration
 	// IPCFileMode is the mode of ipc sockets that are bound; 0 leaves the umask's.
@@ -104,6 +108,8 @@ func DefaultOptions() Options {
 		HTTPTimeout:               30 * time.Second,
 		Command:                   "tcp://127.0.0.1:5563",
 		StatsSubscriptionTTL:      60 * time.Second,
+		StatsConnectionTTL:        120 * time.Second,
+		StatsConnectionSend:       true,
 		StatsReportInterval:       10 * time.Second,
 		MessageHWM:                25000,
 		MessageWait:               5 * time.Second,
@@ -131,6 +137,7 @@ func (o *Options) check() error {
 	need(o.IDCacheTTL >= 0, "IDCacheTTL is negative")
 	need(o.SubscriptionMax > 0, "SubscriptionMax must be positive")
 	need(o.StatsSubscriptionTTL > 0, "StatsSubscriptionTTL must be positive")
+	need(o.StatsConnectionTTL > 0, "StatsConnectionTTL must be positive")
 	need(o.StatsReportInterval > 0, "StatsReportInterval must be positive")
 	need(o.MessageRate >= 0, "MessageRate is negative")
 	need(o.SubscriptionLinger >= 0, "SubscriptionLinger is negative")

@@ -367,6 +367,9 @@ type fakeProxy struct {
 	accepted map[uint64]*frame.Accepted
 	controls []*frame.Control
 	fetches  []*frame.Fetch
+	watch    bool // the handler wants to hear of connections
+	serves   []frame.FoundConn
+	mute     bool                              // no answer to Check
 	answer   func(*frame.Fetch) *frame.Fetched // nil leaves a fetch unanswered
 }
 
@@ -393,6 +396,18 @@ func (p *fakeProxy) Receive(from bus.Peer, b []byte) {
 		p.accepted[f.X.ID] = f
 	case *frame.Control:
 		p.controls = append(p.controls, f)
+	case *frame.Watch:
+		p.watch = f.Conns
+	case *frame.Check:
+		a := &frame.Checked{Token: f.Token}
+		for _, c := range p.serves {
+			if slices.Contains(f.IDs, c.ID) {
+				a.Found = append(a.Found, c)
+			}
+		}
+		if !p.mute {
+			_ = p.node.Send(from.Name, frame.Encode(a))
+		}
 	case *frame.Fetch:
 		p.fetches = append(p.fetches, f)
 		if p.answer != nil {

@@ -40,6 +40,7 @@ type Server struct {
 	subs      int    // of all holds
 	joined    uint64 // subscriptions ever made
 	ledger    ledger
+	checks    map[uint64]*check // questions to proxies
 	taps      taps
 	receipt   receipt // of the item that is being published, if it is wanted
 	limiter   limiter
@@ -89,6 +90,7 @@ func New(o Options) (*Server, error) {
 		ready:   make(chan struct{}),
 		peers:   make(map[string]*peer),
 		fetches: make(map[uint64]*fetch),
+		checks:  make(map[uint64]*check),
 		paced:   make(map[uint64]pace),
 		limiter: newLimiter(o.MessageRate, o.MessageHWM, o.MessageBlockSize),
 	}
@@ -239,6 +241,7 @@ func (s *Server) tick() {
 		s.index.Tick(s.fanOut)
 		s.ledger.expire(now)
 		s.stats.second(now)
+		s.expireChecks(now)
 		s.writeRecords()
 	}
 }
@@ -296,11 +299,17 @@ func sendReason(err error) frame.Reason {
 
 // PeerUp implements bus.Receiver.
 func (s *Server) PeerUp(p bus.Peer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p.Kind() == "proxy" {
+		s.stats.proxyGone(p.Name) // the boot before it
+		if s.stats.watch {
+			s.stats.askProxy(p.Name)
+		}
+	}
 	if p.Kind() != "connmgr" {
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.dropPeer(p.Name)
 	s.peers[p.Name] = &peer{name: p.Name, boot: p.Boot, holds: make(map[uint64]*hold)}
 	s.log.Info("connmgr is up", "peer", p.Name)
@@ -319,6 +328,8 @@ func (s *Server) PeerDown(p bus.Peer) {
 		}
 	case "proxy":
 		s.expireFetches(s.now(), p.Name)
+		s.stats.proxyGone(p.Name)
+		s.checked(p.Name, nil)
 	}
 }
 
@@ -365,6 +376,10 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 		s.control(from.Name, f)
 	case *frame.Fetched:
 		s.fetched(f)
+	case *frame.Stats:
+		s.stats.reported(from.Name, f)
+	case *frame.Checked:
+		s.checked(from.Name, f)
 	}
 }
 

@@ -142,11 +142,24 @@ func TestCommands(t *testing.T) {
 	expect(command("publish", dict("items", []any{dict("channel", "a")})), false, "Invalid format: no formats specified", "bad-request")
 	expect(command("publish", nil), false, "Invalid format: object does not contain 'items'", "bad-request")
 	expect(command("sing", nil), false, nil, "method-not-found")
+	expect(command("conncheck", dict("ids", []any{"0-0-1"})), true, []any{"0-0-1"}, nil)
 	expect(command("conncheck", dict("ids", []any{"0-0-1", "nobody"})), true, []any{"0-0-1"}, nil)
+	r.proxy.mu.Lock()
+	x := frame.XID{Conn: "connmgr.0", Boot: 1, ID: 77}
+	r.proxy.serves = []frame.FoundConn{{ID: "busy", X: x}}
+	r.proxy.mu.Unlock()
+	expect(command("conncheck", dict("ids", []any{"busy", "nobody", "0-0-1"})), true, []any{"0-0-1", "busy"}, nil)
 	expect(command("conncheck", dict("ids", "x")), false, nil, "bad-request")
 	expect(command("refresh", nil), false, nil, "bad-request")
 	expect(command("refresh", dict("cid", "nobody")), false, nil, "item-not-found")
 	expect(command("refresh", dict("cid", "0-0-1")), true, nil, nil)
+	expect(command("refresh", dict("cid", "busy")), true, nil, nil)
+	r.wait("the proxy is told to refresh", func() bool {
+		r.proxy.mu.Lock()
+		defer r.proxy.mu.Unlock()
+		n := len(r.proxy.controls)
+		return n > 0 && r.proxy.controls[n-1].X == x && r.proxy.controls[n-1].Op == frame.ControlRefresh
+	})
 	expect(command("refresh", dict("channel", "nobody")), true, nil, nil)
 	expect(command("get-zmq-uris", nil), true, dict("command", r.opt.Command, "publish-pull", r.opt.PushIn, "publish-sub", r.opt.PushInSub[0]), nil)
 	expect(command("recover", nil), true, nil, nil)
@@ -170,6 +183,36 @@ const python = "/usr/bin/python3"
 var havePyZMQ = sync.OnceValue(func() bool {
 	return exec.Command(python, "-c", "import zmq").Run() == nil
 })
+
+// A proxy that does not answer makes a check fail, one that goes away does not.
+func TestCheckFails(t *testing.T) {
+	r := newRig(t)
+	r.proxy.mu.Lock()
+	r.proxy.mute = true
+	r.proxy.mu.Unlock()
+	r.wait("the handler knows the proxy", func() bool { return len(r.s.opt.Bus.Peers("proxy")) == 1 })
+	ask := func() <-chan string {
+		answers := make(chan string, 1)
+		ok := r.s.command(tnet.Append(nil, map[string]any{"method": "conncheck", "args": map[string]any{"ids": []any{"x"}}}), func(b []byte) {
+			answers <- string(b)
+		})
+		if !ok {
+			t.Fatal("not understood")
+		}
+		return answers
+	}
+	a := ask()
+	r.clock.advance(11 * time.Second)
+	if got := <-a; !strings.Contains(got, "20:proxy-request-failed,") {
+		t.Errorf("got %s", got)
+	}
+	a = ask()
+	r.proxy.stop()
+	if got := <-a; !strings.Contains(got, "7:success,4:true!") {
+		t.Errorf("got %s", got)
+	}
+	r.proxy.start() // for the end of the test
+}
 
 // TestPython publishes with libzmq by all three sockets.
 func TestPython(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"os"
 	"time"
 	"unique"
@@ -14,26 +15,34 @@ import (
 	"github.com/holdfast/holdfast/pkg/tnet"
 )
 
-// connectionTTL is for how long a conn statistic is good.
-const connectionTTL = 120 * time.Second
-
 // stats counts per route, and tells the stats socket what Pushpin's tells. What
-// it counts about clients it sees when a hold is handed over: requests that are
-// answered at once never come here. Guarded by Server.mu.
+// concerns requests that are answered at once, and the traffic with origins, the
+// proxies report. Guarded by Server.mu.
 type stats struct {
-	s      *Server
-	pub    *bus.Pub                                 // nil if there is no socket
-	send   func(kind string, fields map[string]any) // nil if there is none
-	routes map[unique.Handle[string]]*routeStats
-	subs   map[subKey]time.Time // announced, when last
-	since  time.Time            // of the reports' interval
-	swept  time.Time            // when conn and sub statistics were last looked over
-	pid    int
+	s          *Server
+	pub        *bus.Pub                                 // nil if there is no socket
+	send       func(kind string, fields map[string]any) // nil if there is none
+	routes     map[unique.Handle[string]]*routeStats
+	subs       map[subKey]time.Time                     // announced, when last
+	conns      map[string]*proxyConn                    // connections at proxies, while somebody wants to hear of them
+	open       map[string]map[unique.Handle[string]]int // connections that each proxy has, by route
+	watch      bool                                     // the proxies were asked to tell of connections
+	since      time.Time                                // of the reports' interval
+	swept      time.Time                                // when conn and sub statistics were last looked over
+	sweptConns time.Time                                // when connections were last told of again
+	from       string                                   // Pushpin's name for the handler, with its process id
 }
 
 type subKey struct {
 	mode    frame.Mode
 	channel string
+}
+
+// proxyConn is a connection that a proxy serves.
+type proxyConn struct {
+	frame.ConnStat
+	proxy string
+	told  time.Time
 }
 
 // routeStats is the counts of one route, or of all routes without an id.
@@ -48,10 +57,16 @@ type routeStats struct {
 	responseSent int
 	activity     int
 	requests     int
+	client       frame.Traffic
+	server       frame.Traffic
+	quiet        bool // the last report said that nothing is going on
 }
 
 func newStats(s *Server) stats {
-	return stats{s: s, routes: make(map[unique.Handle[string]]*routeStats), subs: make(map[subKey]time.Time), since: s.now(), swept: s.now(), pid: os.Getpid()}
+	return stats{
+		s: s, routes: make(map[unique.Handle[string]]*routeStats), subs: make(map[subKey]time.Time), since: s.now(), swept: s.now(),
+		conns: make(map[string]*proxyConn), open: make(map[string]map[unique.Handle[string]]int), from: fmt.Sprintf("handler_%d", os.Getpid()),
+	}
 }
 
 func (st *stats) route(r unique.Handle[string]) *routeStats {
@@ -71,23 +86,127 @@ func (h *hold) statsRoute() unique.Handle[string] {
 	return none
 }
 
-// opened counts a hold. isNew is false for one that was there before, in another
-// boot of the handler or as the request that is now sent again.
-func (st *stats) opened(h *hold, isNew bool) {
-	rs := st.route(h.statsRoute())
+// opened counts a hold. proxy is who handed it over and counted it until then; ""
+// if it was there before this handler.
+func (st *stats) opened(h *hold, proxy string) {
+	route := h.statsRoute()
+	rs := st.route(route)
+	if n := st.open[proxy][route]; n > 0 {
+		st.open[proxy][route] = n - 1
+		rs.conns--
+	}
 	rs.conns++
 	rs.most = max(rs.most, rs.conns)
-	h.slot = uint8(st.s.now().Second())
+	h.slot = uint8(st.s.now().Second()) // its first minute was counted by the proxy
 	rs.slots[h.slot]++
-	st.minutes(rs, 1) // each started minute counts
-	rs.activity++
-	if isNew {
-		st.route(none).requests++
-	}
-	if st.send != nil {
+	delete(st.conns, h.connID)
+	if st.sendsConns() {
 		st.conn(h)
 	}
 }
+
+// sendsConns reports whether connections are told of one by one.
+func (st *stats) sendsConns() bool { return st.send != nil && st.s.opt.StatsConnectionSend }
+
+// reported takes what a proxy counted.
+func (st *stats) reported(proxy string, f *frame.Stats) {
+	for i := range f.Routes {
+		r := &f.Routes[i]
+		route := none
+		if r.Route != "" {
+			route = unique.Make(r.Route)
+		}
+		rs := st.route(route)
+		if st.open[proxy] == nil {
+			st.open[proxy] = make(map[unique.Handle[string]]int)
+		}
+		before := st.open[proxy][route]
+		others := rs.conns - before
+		if st.open[proxy][route] = int(r.Open); r.Open == 0 {
+			delete(st.open[proxy], route)
+		}
+		rs.conns = others + int(r.Open)
+		rs.most = max(rs.most, others+int(r.Most), rs.conns)
+		rs.activity += int(r.Activity)
+		st.route(none).requests += int(r.Requests)
+		st.s.metrics.requestReceived.Add(float64(r.Requests))
+		st.minutes(rs, int(r.Minutes))
+		addTraffic(&rs.client, &r.Client)
+		addTraffic(&rs.server, &r.Server)
+	}
+	for i := range f.Conns {
+		st.reportedConn(proxy, &f.Conns[i])
+	}
+}
+
+func addTraffic(to, t *frame.Traffic) {
+	to.HeaderIn += t.HeaderIn
+	to.HeaderOut += t.HeaderOut
+	to.ContentIn += t.ContentIn
+	to.ContentOut += t.ContentOut
+	to.MessagesIn += t.MessagesIn
+	to.MessagesOut += t.MessagesOut
+}
+
+// maxProxyConns bounds the connections at proxies that are told of again and
+// again.
+const maxProxyConns = 1 << 20
+
+func (st *stats) reportedConn(proxy string, c *frame.ConnStat) {
+	if !st.sendsConns() {
+		return
+	}
+	if c.Gone {
+		delete(st.conns, c.ID)
+		st.connGone(c.ID)
+		return
+	}
+	if len(st.conns) < maxProxyConns {
+		st.conns[c.ID] = &proxyConn{*c, proxy, st.s.now()}
+	}
+	st.sendConn(c)
+}
+
+// proxyGone ends the count of what a proxy served.
+func (st *stats) proxyGone(proxy string) {
+	for route, n := range st.open[proxy] {
+		st.route(route).conns -= n
+	}
+	delete(st.open, proxy)
+	for id, c := range st.conns {
+		if c.proxy == proxy {
+			delete(st.conns, id)
+			if st.sendsConns() {
+				st.connGone(id)
+			}
+		}
+	}
+}
+
+// lookForWatchers asks the proxies to tell of connections, or not to any more,
+// according to whether somebody listens.
+func (st *stats) lookForWatchers() {
+	watch := st.sendsConns() && st.pub.Wanted(connTopic)
+	if watch == st.watch {
+		return
+	}
+	st.watch = watch
+	if !watch {
+		clear(st.conns)
+	}
+	for _, p := range st.s.opt.Bus.Peers("proxy") {
+		st.askProxy(p.Name)
+	}
+}
+
+// askProxy tells a proxy whether to tell of connections.
+func (st *stats) askProxy(name string) { _ = st.s.send(name, &frame.Watch{Conns: st.watch}) } // counted
+
+// Topics of statistics of which there may be very many.
+var (
+	messageTopic = []byte("message ")
+	connTopic    = []byte("conn ")
+)
 
 func (st *stats) minutes(rs *routeStats, n int) {
 	rs.minutes += n
@@ -99,19 +218,39 @@ func (st *stats) closed(h *hold, silent bool) {
 	rs := st.route(h.statsRoute())
 	rs.conns--
 	rs.slots[h.slot]--
-	if st.send != nil && !silent {
-		st.send("conn", map[string]any{"id": h.connID, "unavailable": true})
+	if st.sendsConns() && !silent {
+		st.connGone(h.connID)
 	}
 }
 
+func (st *stats) connGone(id string) {
+	st.send("conn", map[string]any{"id": id, "unavailable": true})
+}
+
+// conn tells of a hold's connection.
 func (st *stats) conn(h *hold) {
-	kind := "http"
-	if h.mode == frame.ModeWebSocket {
-		kind = "ws"
+	c := frame.ConnStat{ID: h.connID, Peer: h.addr, WebSocket: h.mode == frame.ModeWebSocket, TLS: h.tls}
+	if route := h.statsRoute(); route != none {
+		c.Route = route.Value()
 	}
-	st.send("conn", withRoute(h.statsRoute(), map[string]any{
-		"id": h.connID, "type": kind, "peer-address": h.addr, "ttl": int(connectionTTL / time.Second),
-	}))
+	st.sendConn(&c)
+}
+
+func (st *stats) sendConn(c *frame.ConnStat) {
+	m := map[string]any{"id": c.ID, "type": "http", "ttl": int(st.s.opt.StatsConnectionTTL / time.Second)}
+	if c.WebSocket {
+		m["type"] = "ws"
+	}
+	if c.Peer != "" {
+		m["peer-address"] = c.Peer
+	}
+	if c.TLS {
+		m["ssl"] = true
+	}
+	if c.Route != "" {
+		m["route"] = c.Route
+	}
+	st.send("conn", m)
 }
 
 func withRoute(route unique.Handle[string], fields map[string]any) map[string]any {
@@ -192,13 +331,15 @@ func (st *stats) published(it *publish.Item, c *chann) {
 	rs := st.route(none)
 	rs.received++
 	blocks := st.s.limiter.blockSize > 0
+	largest := 0
+	defer func() { rs.blocksIn += largest }()
 	for _, mode := range modes {
 		f := formatFor(it, mode)
 		if f == nil {
 			continue
 		}
 		if blocks {
-			rs.blocksIn += st.s.limiter.blocks(it, f)
+			largest = max(largest, st.s.limiter.blocks(it, f))
 		}
 		if st.send == nil || c == nil {
 			continue
@@ -218,19 +359,39 @@ func (st *stats) published(it *publish.Item, c *chann) {
 	}
 }
 
-// messageTopic begins the statistic that there is one of for each publication.
-var messageTopic = []byte("message ")
-
 // sent counts deliveries that are on their way to connmgr.
-func (st *stats) sent(key groupKey, it *publish.Item, f *publish.Format, n int) {
+func (st *stats) sent(d *frame.Deliver, key groupKey, it *publish.Item, f *publish.Format, n int) {
 	rs := st.route(key.route)
 	rs.sent += n
-	if key.mode == frame.ModeResponse {
+	rs.client.ContentOut += uint64(n * len(d.Body))
+	switch key.mode {
+	case frame.ModeResponse:
 		rs.responseSent += n
+		rs.client.HeaderOut += uint64(n) * headSize(d.Reason, d.Header)
+	case frame.ModeWebSocket:
+		rs.client.MessagesOut += uint64(n)
 	}
 	if st.s.limiter.blockSize > 0 {
 		rs.blocksSent += n * st.s.limiter.blocks(it, f)
 	}
+}
+
+// began counts the head and the first bytes of a stream.
+func (st *stats) began(h *hold, f *frame.Hold) {
+	if h.mode == frame.ModeStream && !f.HeadSent {
+		rs := st.route(h.statsRoute())
+		rs.client.HeaderOut += headSize(f.Reason, f.Header)
+		rs.client.ContentOut += uint64(len(f.Body))
+	}
+}
+
+// headSize estimates the bytes of a response's head as Pushpin does.
+func headSize(reason string, h []frame.Field) uint64 {
+	n := 3 + len(reason)
+	for i := range h {
+		n += len(h[i].Name) + len(h[i].Value)
+	}
+	return uint64(n)
 }
 
 // tick runs ten times a second.
@@ -247,14 +408,15 @@ func (st *stats) tick(now time.Time) {
 	if now.Sub(st.since) >= st.s.opt.StatsReportInterval {
 		st.report(now)
 	}
-	if every := min(connectionTTL, st.s.opt.StatsSubscriptionTTL) / 4; now.Sub(st.swept) >= every {
+	if every := min(st.s.opt.StatsConnectionTTL, st.s.opt.StatsSubscriptionTTL) / 4; now.Sub(st.swept) >= every {
 		st.swept = now
 		st.sweep(now)
 	}
 }
 
-// second counts the minutes that start in this second.
+// second counts the minutes that start in this second, and looks who listens.
 func (st *stats) second(now time.Time) {
+	st.lookForWatchers()
 	for _, rs := range st.routes {
 		if n := rs.slots[now.Second()]; n > 0 {
 			st.minutes(rs, n)
@@ -272,12 +434,19 @@ func (st *stats) sweep(now time.Time) {
 			st.sub(key, c)
 		}
 	}
+	if now.Sub(st.sweptConns) < st.s.opt.StatsConnectionTTL/2 || !st.sendsConns() || !st.pub.Wanted(connTopic) {
+		return
+	}
+	st.sweptConns = now
 	for _, p := range st.s.peers {
 		for _, h := range p.holds {
 			if !h.over {
 				st.conn(h)
 			}
 		}
+	}
+	for _, c := range st.conns {
+		st.sendConn(&c.ConnStat)
 	}
 }
 
@@ -286,22 +455,36 @@ func (st *stats) report(now time.Time) {
 	duration := int(now.Sub(st.since) / time.Millisecond)
 	st.since = now
 	for route, rs := range st.routes {
-		if st.send != nil {
-			m := map[string]any{
-				"connections": rs.most, "minutes": rs.minutes, "received": rs.received, "sent": rs.sent,
-				"http-response-sent": rs.responseSent, "duration": duration,
-			}
-			if st.s.limiter.blockSize > 0 {
-				m["blocks-received"], m["blocks-sent"] = rs.blocksIn, rs.blocksSent
-			}
-			st.send("report", withRoute(route, m))
-		}
-		if *rs == (routeStats{}) {
+		quiet := *rs == (routeStats{quiet: rs.quiet})
+		if quiet && rs.quiet {
 			delete(st.routes, route)
 			continue
 		}
-		*rs = routeStats{conns: rs.conns, most: rs.conns, slots: rs.slots}
+		if st.send != nil {
+			st.send("report", withRoute(route, rs.report(duration)))
+		}
+		*rs = routeStats{conns: rs.conns, most: rs.conns, slots: rs.slots, quiet: quiet}
 	}
+}
+
+// report is what the report of an interval says of a route.
+func (rs *routeStats) report(duration int) map[string]any {
+	m := map[string]any{
+		"connections": rs.most, "minutes": rs.minutes, "received": rs.received, "sent": rs.sent,
+		"http-response-sent": rs.responseSent, "duration": duration,
+	}
+	if rs.blocksIn > 0 {
+		m["blocks-received"] = rs.blocksIn
+	}
+	if rs.blocksSent > 0 {
+		m["blocks-sent"] = rs.blocksSent
+	}
+	for side, t := range map[string]*frame.Traffic{"client": &rs.client, "server": &rs.server} {
+		m[side+"-header-bytes-received"], m[side+"-header-bytes-sent"] = t.HeaderIn, t.HeaderOut
+		m[side+"-content-bytes-received"], m[side+"-content-bytes-sent"] = t.ContentIn, t.ContentOut
+		m[side+"-messages-received"], m[side+"-messages-sent"] = t.MessagesIn, t.MessagesOut
+	}
+	return m
 }
 
 // connections is the sum over routes of the most connections in this interval.
@@ -315,8 +498,7 @@ func (st *stats) connections() int {
 
 // encode returns a statistic as it goes over the socket.
 func (st *stats) encode(kind string, fields map[string]any) []byte {
-	fields["from"] = st.s.opt.Bus.Name()
-	fields["handler_PID"] = st.pid
+	fields["from"] = st.from
 	b := []byte(kind + " ")
 	if !st.s.opt.StatsJSON {
 		return tnet.Append(append(b, 'T'), fields)
@@ -342,4 +524,5 @@ func (s *Server) setStats(pub *bus.Pub, send func(string, map[string]any)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.pub, s.stats.send = pub, send
+	s.stats.lookForWatchers()
 }

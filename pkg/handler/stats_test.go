@@ -6,10 +6,12 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+	"unique"
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
@@ -24,6 +26,7 @@ func listen(t *testing.T, spec string) func() []map[string]any {
 		t.Fatal(err)
 	}
 	sub.Subscribe("")
+	from := fmt.Sprintf("handler_%d", os.Getpid())
 	var mu sync.Mutex
 	var all []map[string]any
 	ctx, cancel := context.WithCancel(context.Background())
@@ -44,7 +47,7 @@ func listen(t *testing.T, spec string) func() []map[string]any {
 				v, err = tnet.Decode(rest[1:])
 				m, _ = v.(map[string]any)
 			}
-			if err != nil || len(parts) != 1 || m["from"] != "handler.0" {
+			if err != nil || len(parts) != 1 || m["from"] != from {
 				t.Errorf("got %q, %v", parts, err)
 				continue
 			}
@@ -89,35 +92,76 @@ func TestStats(t *testing.T) {
 				defer r.conn.leave(h)
 				return find("sub", "channel", "warm") != nil
 			})
-			h := r.holdWith(frame.ModeStream, func(a *frame.Accept) { a.Peer, a.RouteNamed = "192.0.2.1", true }, ch("a"))
+			r.wait("the proxy is to tell of connections", func() bool {
+				r.proxy.mu.Lock()
+				defer r.proxy.mu.Unlock()
+				return r.proxy.watch
+			})
+			tell := func(f *frame.Stats) { _ = r.proxy.node.Send("handler.0", frame.Encode(f)) }
+			tell(&frame.Stats{
+				Routes: []frame.RouteStats{
+					{Route: "r1", Requests: 1, Activity: 2, Open: 3, Most: 4, Minutes: 1, Client: frame.Traffic{HeaderIn: 10, MessagesOut: 3}},
+					{Requests: 1, Server: frame.Traffic{ContentIn: 7}},
+				},
+				Conns: []frame.ConnStat{{ID: "p1", Route: "r1", Peer: "192.0.2.9", WebSocket: true, TLS: true}, {ID: "p2", Peer: "192.0.2.8"}},
+			})
+			wait("conn", "id", "p1", "type", "ws", "peer-address", "192.0.2.9", "route", "r1", "ttl", 120, "ssl", true)
+			wait("conn", "id", "p2", "type", "http", "peer-address", "192.0.2.8", "ssl", nil)
+			tell(&frame.Stats{Conns: []frame.ConnStat{{ID: "p2", Gone: true}}})
+			wait("conn", "id", "p2", "unavailable", true)
+			wait("activity", "route", "r1", "count", 2)
+			wait("counts", "requests-received", 2)
+			h := r.holdWith(frame.ModeStream, func(a *frame.Accept) { a.Peer, a.RouteNamed, a.TLS = "192.0.2.1", true, true }, ch("a"))
 			r.hold(frame.ModeStream, ch("a"))
 			poll := r.hold(frame.ModeResponse, ch("a"))
-			wait("conn", "id", fmt.Sprint("0-0-", h.id), "type", "http", "peer-address", "192.0.2.1", "route", "r1", "ttl", 120)
+			wait("conn", "id", fmt.Sprint("0-0-", h.id), "type", "http", "peer-address", "192.0.2.1", "route", "r1", "ttl", 120, "ssl", true)
 			wait("sub", "channel", "a", "mode", "stream", "subscribers", 1, "ttl", 60)
 			wait("sub", "channel", "a", "mode", "response", "subscribers", 1)
-			wait("activity", "route", "r1", "count", 1)
-			wait("counts")
 			r.publish(`{"channel":"a","id":"7","formats":{"http-stream":{"content":"twelve bytes"},"http-response":{"body":""}}}`)
 			wait("message", "channel", "a", "count", 2, "transport", "http-stream", "item-id", "7", "blocks", 4)
 			wait("message", "channel", "a", "count", 1, "transport", "http-response", "item-id", "7", "blocks", 1)
 			r.expect(poll, "")
 			wait("conn", "id", fmt.Sprint("0-0-", poll.id), "unavailable", true)
 			r.clock.advance(10 * time.Second)
-			wait("report", "route", "r1", "sent", 1, "connections", 1, "minutes", 1, "blocks-sent", 2)
-			wait("report", "received", 1, "sent", 2, "http-response-sent", 1)
+			// Of the proxy's three connections one became a hold.
+			wait("report", "route", "r1", "sent", 1, "connections", 4, "blocks-sent", 2, "client-header-bytes-received", 10,
+				"client-messages-sent", 3, "client-content-bytes-sent", 12, "client-header-bytes-sent", 5)
+			wait("report", "received", 1, "sent", 2, "http-response-sent", 1, "server-content-bytes-received", 7)
+			r.s.mu.Lock()
+			if rs := r.s.stats.route(unique.Make("r1")); rs.conns != 3 {
+				t.Errorf("%d connections, want 3", rs.conns)
+			}
+			r.s.mu.Unlock()
 			r.conn.leave(h)
 			if find("sub", "channel", "a", "mode", "response", "unavailable", true) != nil {
 				t.Error("the channel lingers for long-polls, but was said to be gone")
 			}
 			r.clock.advance(61 * time.Second)
 			wait("sub", "channel", "a", "mode", "stream", "subscribers", 1)
+			before := len(said())
+			r.wait("connections are told of again", func() bool {
+				n := 0
+				for _, m := range said()[before:] {
+					if m["kind"] == "conn" && m["id"] == "p1" {
+						n++
+					}
+				}
+				r.clock.advance(10 * time.Second)
+				return n > 0
+			})
+			r.proxy.stop()
+			wait("conn", "id", "p1", "unavailable", true)
+			r.proxy.start()
 			for _, h := range r.conn.holds {
 				r.conn.leave(h)
 			}
 			wait("sub", "channel", "a", "mode", "stream", "unavailable", true)
 			wait("sub", "channel", "a", "mode", "response", "unavailable", true)
-			if n := r.metric("connection_minute", ""); n < 3 {
-				t.Errorf("%v minutes, want at least one for each connection", n)
+			if n := r.metric("connection_minute", ""); n < 1 {
+				t.Errorf("%v minutes, want at least the proxy's", n)
+			}
+			if n := r.metric("request_received", ""); n != 2 {
+				t.Errorf("%v requests, want the proxy's 2", n)
 			}
 		})
 	}
@@ -131,7 +175,7 @@ func FuzzControlRequest(f *testing.F) {
 	f.Add("POST /recover HTTP/1.1\r\nContent-Length: 1\r\nAccept: application/json\r\nExpect: 100-continue\r\n\r\n{")
 	s, err := New(Options{
 		Bus: deadBus{}, HTTPMaxHeader: 200, HTTPMaxBody: 100, HTTPMaxConns: 1, HTTPTimeout: time.Second, SubscriptionMax: 1,
-		StatsReportInterval: time.Second, StatsSubscriptionTTL: time.Second,
+		StatsReportInterval: time.Second, StatsSubscriptionTTL: time.Second, StatsConnectionTTL: time.Second,
 	})
 	if err != nil {
 		f.Fatal(err)
@@ -169,15 +213,16 @@ func FuzzCommand(f *testing.F) {
 	}
 	s, err := New(Options{
 		Bus: deadBus{}, HTTPMaxHeader: 200, HTTPMaxBody: 100, HTTPMaxConns: 1, HTTPTimeout: time.Second, SubscriptionMax: 1,
-		StatsReportInterval: time.Second, StatsSubscriptionTTL: time.Second,
+		StatsReportInterval: time.Second, StatsSubscriptionTTL: time.Second, StatsConnectionTTL: time.Second,
 	})
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
-		out, items, ok := s.command(in)
+		var out []byte
+		ok := s.command(in, func(answer []byte) { out = answer })
 		if !ok {
-			if out != nil || items != nil {
+			if out != nil {
 				t.Fatal("an answer to what cannot be read")
 			}
 			return

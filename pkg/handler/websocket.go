@@ -74,8 +74,7 @@ func (s *Server) wsMeta(h *hold, c *frame.Control) {
 
 // refresh makes a WebSocket-over-HTTP session send a request now. Which proxy has
 // the session is for the proxies to know.
-func (s *Server) refresh(h *hold) {
-	x := frame.XID{Conn: h.peer.name, Boot: h.peer.boot, ID: h.id}
+func (s *Server) refresh(x frame.XID) {
 	for _, p := range s.opt.Bus.Peers("proxy") {
 		_ = s.send(p.Name, &frame.Control{X: x, Op: frame.ControlRefresh}) // counted
 	}

@@ -188,6 +188,7 @@ func (e *exch) accept(o *outgoing, in *grip.Instruct, headSent bool) *frame.Acce
 		Code: uint16(in.Code), Reason: in.Reason, Header: in.Header, Body: in.Body, Expose: in.Expose,
 		Method: e.req.Method, URI: o.uri(), Peer: e.log.from, Route: r.ID, RouteNamed: r.Named, Prefix: r.Prefix,
 		SigIss: r.sigIss, SigKey: r.sigKey, Debug: r.debug, CORS: r.cors, Retry: e.req.Retry, Minor: e.req.Minor, Last: e.req.Last,
+		TLS: o.tls,
 	}
 	if a.Next.URI != "" || a.Gone != "" || len(a.Meta) > 0 { // filters may have a link in Meta
 		a.Base = scheme(o.tls) + "://" + o.host
@@ -221,7 +222,14 @@ var errNoHandler = errors.New("no handler answered")
 // offer sends an Accept to a handler until one takes it. A handler that has it
 // already, because its answer got lost with a boot of ours or its own, says so
 // and does nothing else.
-func (e *exch) offer(a *frame.Accept) error {
+func (e *exch) offer(a *frame.Accept) (err error) {
+	// It counts as the handler's from now on, so that it is not counted twice.
+	e.leaveStats(false)
+	defer func() {
+		if err != nil {
+			e.comeBack()
+		}
+	}()
 	timeout := time.NewTimer(e.s.opts.HandOverTimeout)
 	defer timeout.Stop()
 	answers := make(chan handlerAnswer, 1)

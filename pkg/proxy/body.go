@@ -78,6 +78,7 @@ func (b *clientBody) next(ctx context.Context) error {
 	}
 	b.part = part.Data
 	b.n += int64(len(part.Data))
+	b.e.conn.route.client.contentIn.Add(uint64(len(part.Data)))
 	if !part.More {
 		b.whole, b.trailer = true, part.Trailer
 		return nil

@@ -20,6 +20,7 @@ type exch struct {
 	x       frame.XID
 	upgrade bool            // a WebSocket
 	window  exchange.Window // of the response body
+	conn    connection      // in the statistics
 	body    clientBody
 
 	// Owned by the serving goroutine.
@@ -54,6 +55,7 @@ var (
 
 func newExch(s *Server, x frame.XID, r *frame.Request) *exch {
 	e := &exch{s: s, x: x, upgrade: r.Upgrade, req: r, inbox: exchange.NewInbox(1)}
+	e.conn.id = r.ConnID
 	e.window.Add(frame.InitialWindow)
 	e.ctx, e.cancel = context.WithCancelCause(s.ctx)
 	e.body.init(e)
@@ -90,6 +92,7 @@ func (e *exch) receive(seq uint64, f frame.Frame) {
 			e.lost = true
 			e.endLocked(&endError{f.Reason, "canceled by connmgr: " + f.Reason.String()})
 		default:
+			e.conn.fromClient(f)
 			e.body.parts.Put(f)
 			e.session.wake()
 		}
@@ -139,6 +142,7 @@ func (e *exch) trySend(f frame.Frame) error {
 	err := e.s.opts.Bus.Send(e.x.Conn, frame.Encode(f))
 	if err == nil {
 		e.sendSeq++
+		e.conn.toClient(f)
 	}
 	return err
 }

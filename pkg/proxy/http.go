@@ -96,11 +96,13 @@ func (e *exch) prepare() (*outgoing, error) {
 		return nil, e.respond(nil, http.StatusOK, nil, "Holdfast")
 	}
 	if o.rule = e.s.choose(r, o.path, o.tls); o.rule == nil {
+		e.beginStats(nil, o.tls, peerIP(r.Peer))
 		return nil, e.fail(nil, http.StatusBadGateway, "Route not found")
 	}
 	e.log.rule = o.rule
 	var err error
 	if r, e.jsonp, err = startJSONP(r, o.rule); err != nil {
+		e.beginStats(o.rule, o.tls, peerIP(r.Peer))
 		return nil, e.fail(o, http.StatusBadRequest, err.Error())
 	}
 	if e.jsonp != nil {
@@ -121,6 +123,7 @@ func (e *exch) prepare() (*outgoing, error) {
 		rules.forwardedFor = opts.XForwardedForTrusted
 	}
 	e.log.from = logicalAddress(r.Header, rules.forwardedFor, r.Peer)
+	e.beginStats(o.rule, o.tls, e.log.from)
 	if o.grip() {
 		if rules.sig, err = o.rule.signer.Sign(opts.Now()); err != nil {
 			return nil, fmt.Errorf("sign request: %w", err)
@@ -225,7 +228,8 @@ func (s *Server) ask(ctx context.Context, o *outgoing, req *origin.Request) (*re
 	name, host := splitHost(host, t.TLS)
 	req.URI, req.Header = o.path, setHost(slices.Clone(o.header), host)
 	start := s.opts.Now()
-	resp, err := s.origins.Do(ctx, target(t, name), req)
+	rs := s.statsOf(o.rule)
+	resp, err := s.do(ctx, rs, target(t, name), req)
 	label := t.Name
 	if o.direct {
 		label = "link" // origins name these, so there is no end to them
@@ -234,7 +238,7 @@ func (s *Server) ask(ctx context.Context, o *outgoing, req *origin.Request) (*re
 	if err != nil {
 		return nil, err
 	}
-	return &response{code: resp.Head.Code, reason: resp.Head.Reason, header: resp.Head.Header, length: resp.Head.BodyLen, body: resp}, nil
+	return &response{code: resp.Head.Code, reason: resp.Head.Reason, header: resp.Head.Header, length: resp.Head.BodyLen, body: &countedBody{resp, &rs.server.contentIn}}, nil
 }
 
 func target(t *route.Target, serverName string) origin.Target {

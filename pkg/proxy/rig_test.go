@@ -320,12 +320,14 @@ type fakeHandler struct {
 	node    *bustest.Node
 	accepts chan *frame.Accept // what it was offered
 	fetched chan *frame.Fetched
+	checked chan *frame.Checked
+	stats   chan *frame.Stats // what is not taken is dropped
 	answer  func(*frame.Accept) *frame.Accepted
 	control func(from string, c *frame.Control) // nil: no answer
 }
 
 func newHandler(r *rig, name string) *fakeHandler {
-	h := &fakeHandler{node: r.net.Node(name), accepts: make(chan *frame.Accept, 100), fetched: make(chan *frame.Fetched, 100)}
+	h := &fakeHandler{node: r.net.Node(name), accepts: make(chan *frame.Accept, 100), fetched: make(chan *frame.Fetched, 100), checked: make(chan *frame.Checked, 100), stats: make(chan *frame.Stats, 100)}
 	h.answer = func(a *frame.Accept) *frame.Accepted { return &frame.Accepted{X: a.X, OK: true} }
 	r.runNode(h.node, h)
 	waitPeer(r.t, h.node, "proxy", 1)
@@ -350,6 +352,13 @@ func (h *fakeHandler) Receive(from bus.Peer, b []byte) {
 		}
 	case *frame.Fetched:
 		h.fetched <- f
+	case *frame.Checked:
+		h.checked <- f
+	case *frame.Stats:
+		select {
+		case h.stats <- f:
+		default:
+		}
 	}
 }
 

@@ -34,6 +34,7 @@ type rule struct {
 	cors   bool // cross-origin header fields and JSON-P
 	// sigIss and sigKey are for the handler, which signs for this route too.
 	sigIss, sigKey string
+	stats          *routeStats
 }
 
 // newRouting prepares a table. A nil table has no routes.
@@ -65,6 +66,7 @@ func (s *Server) newRouting(t *route.Table) *routing {
 		for _, what := range r.Unsupported {
 			s.log.Warn("route has something that is not supported", "route", r.Pos(), "what", what)
 		}
+		u.stats = s.stats.route(u)
 		g.rules[r] = u
 	}
 	return g

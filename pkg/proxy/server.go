@@ -22,6 +22,7 @@ type Server struct {
 	opts    Options
 	log     *slog.Logger
 	metrics *metrics
+	stats   stats
 	signer  *grip.Signer // for routes without a key of their own
 	trusted grip.Key     // verifies clients that are GRIP proxies
 	origins *origin.Pool
@@ -106,6 +107,7 @@ func (s *Server) Run(ctx context.Context) error {
 	watchCtx, stopWatch := context.WithCancel(ctx)
 	defer stopWatch()
 	loops.Go(func() { s.watch(watchCtx) })
+	loops.Go(func() { s.statsLoop(watchCtx) })
 
 	var err error
 	select {
@@ -114,6 +116,7 @@ func (s *Server) Run(ctx context.Context) error {
 		s.drain()
 	}
 	s.endAll() // exchanges still tell their connmgr why they end
+	s.sendStats()
 	stopWatch()
 	stopBus()
 	loops.Wait()
@@ -185,6 +188,10 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 		s.startFetch(from, f)
 	case *frame.Tune:
 		s.forward(from, f.ID, f.Seq, f)
+	case *frame.Watch:
+		s.watched(from, f)
+	case *frame.Check:
+		s.check(from, f)
 	case *frame.Control:
 		if e := s.find(f.X); e != nil && e.upgrade {
 			e.controlled(f)
@@ -212,6 +219,7 @@ func (s *Server) PeerDown(p bus.Peer) {
 	switch p.Kind() {
 	case "handler":
 		s.handlersChanged()
+		s.stats.unwatched(p)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.leaveFetches(p)
@@ -308,6 +316,7 @@ func (s *Server) finish(e *exch, err error) {
 		e.abort(err)
 	}
 	e.close()
+	e.leaveStats(true)
 	s.mu.Lock()
 	delete(s.exchanges, e.x)
 	last := len(s.exchanges) == 0

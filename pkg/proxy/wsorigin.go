@@ -55,7 +55,7 @@ func (s *socket) dial(t *route.Target) (*websocket.Conn, error) {
 		frame.Field{Name: "Upgrade", Value: "websocket"}, frame.Field{Name: "Connection", Value: "Upgrade"},
 		frame.Field{Name: "Sec-WebSocket-Version", Value: "13"}, frame.Field{Name: "Sec-WebSocket-Key", Value: key})
 	start := s.s.opts.Now()
-	resp, err := s.s.origins.Do(s.ctx, target(t, name), &origin.Request{Method: "GET", URI: s.o.path, Header: h})
+	resp, err := s.s.do(s.ctx, s.conn.route, target(t, name), &origin.Request{Method: "GET", URI: s.o.path, Header: h})
 	s.s.metrics.attempt(t.Name, s.s.opts.Now().Sub(start), err)
 	if err != nil {
 		return nil, err
@@ -214,6 +214,7 @@ func (u *upstream) relayMessage(kind uint8, r io.Reader, buf []byte) error {
 	var tail []byte // see wsevents.CheckUTF8
 	read := func() (n int, end bool, err error) {
 		n, err = io.ReadFull(r, buf)
+		u.conn.route.server.contentIn.Add(uint64(n))
 		end = errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 		if err != nil && !end {
 			return n, end, err
@@ -226,6 +227,7 @@ func (u *upstream) relayMessage(kind uint8, r io.Reader, buf []byte) error {
 		}
 		return n, end, nil
 	}
+	u.conn.route.server.messagesIn.Add(1)
 	n, end, err := read()
 	if err != nil {
 		return err
@@ -343,6 +345,11 @@ func (u *upstream) write() error {
 
 // toOrigin writes a part of a message, or a control frame.
 func (u *upstream) toOrigin(w *io.WriteCloser, f *frame.Message) error {
+	out := &u.conn.route.server
+	out.contentOut.Add(uint64(len(f.Data)))
+	if !f.More {
+		out.messagesOut.Add(1)
+	}
 	if f.Kind == frame.MessagePing || f.Kind == frame.MessagePong {
 		return u.ws.WriteControl(int(f.Kind), f.Data, time.Now().Add(closeWait))
 	}

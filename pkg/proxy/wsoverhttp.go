@@ -198,6 +198,9 @@ func (s *socket) resume() error {
 	s.o.target = &s.o.rule.Targets[r.Target]
 	s.log.target = s.o.target.Name + "[http]"
 	s.grip, s.prefix, s.joined = r.Grip, r.Prefix, r.Joined
+	if s.joined {
+		s.leaveStats(false) // the handler counts it
+	}
 	w := s.newSession(r.Target, wsoverhttp.Restore(r.Session, s.o.target.OneEvent))
 	if r.Session.Opened {
 		s.log.code = 101
@@ -372,6 +375,7 @@ func (w *overSession) start(r *wsoverhttp.Request) {
 	req, err := w.request(r)
 	t := w.target
 	name, _ := splitHost(w.host, t.TLS)
+	rs := w.conn.route
 	w.s.serving.Go(func() {
 		a := &asked{err: err}
 		if err == nil {
@@ -380,11 +384,12 @@ func (w *overSession) start(r *wsoverhttp.Request) {
 			ctx, cancel := context.WithTimeout(w.s.ctx, w.s.opts.WebSocketOverHTTPTimeout)
 			defer cancel()
 			begin := w.s.opts.Now()
-			a.resp, a.err = w.s.origins.Do(ctx, target(t, name), req)
+			a.resp, a.err = w.s.do(ctx, rs, target(t, name), req)
 			w.s.metrics.attempt(t.Name, w.s.opts.Now().Sub(begin), a.err)
 		}
 		if a.err == nil {
 			a.body, a.err = io.ReadAll(io.LimitReader(a.resp, wsoverhttp.MaxResponse+1))
+			rs.server.contentIn.Add(uint64(len(a.body)))
 			_ = a.resp.Close()
 		}
 		w.tell(func(n *news) { n.answer = a })
