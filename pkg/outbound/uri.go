@@ -229,7 +229,11 @@ func parseIPv4(parts []string) (netip.Addr, bool) {
 // redirect returns where a Location leads to from t.
 func (t *target) redirect(location string) (*target, error) {
 	to := location
-	if scheme, _, ok := strings.Cut(location, ":"); !ok || strings.ContainsAny(scheme, "/?#") || scheme == "" {
+	scheme, _, hasScheme := strings.Cut(location, ":")
+	switch {
+	case strings.HasPrefix(location, "//"):
+		to = t.scheme + ":" + location
+	case !hasScheme || scheme == "" || strings.ContainsAny(scheme, "/?#"):
 		base, err := url.Parse(t.String())
 		if err != nil {
 			return nil, err
