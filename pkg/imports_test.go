@@ -38,6 +38,7 @@ var packages = []struct {
 	{"pkg/wheel", "timers of many connections", nil},
 	{"pkg/channel", "subscriptions and the order of publications", []string{"pkg/publish", "pkg/wheel"}},
 	{"pkg/filter", "filters of a subscription", []string{"pkg/publish"}},
+	{"pkg/sockjs", "SockJS as written, and the polling of one session", nil},
 	{"pkg/wsoverhttp", "one WebSocket client as a row of requests", []string{"pkg/wsevents", "pkg/grip"}},
 
 	// Services: sockets, each with one owner.
@@ -47,6 +48,8 @@ var packages = []struct {
 	{"pkg/origin", "requests to origins over kept connections", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy"}},
 	{"pkg/outbound", "requests to addresses that others chose", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy", "pkg/origin", "pkg/wsevents"}},
 
+	{"pkg/wsconn", "the WebSocket library on sockets whose handshake is done", []string{"pkg/frame", "pkg/http1"}},
+
 	// What all processes share.
 	{"pkg/config", "the configuration file", nil},
 	{"pkg/unixsock", "listening on unix sockets", nil},
@@ -54,10 +57,10 @@ var packages = []struct {
 	{"pkg/daemon", "log, signals, start and stop", nil},
 
 	// Processes. None imports another: they meet in frame.
-	{"pkg/connmgr", "clients", []string{"pkg/bus", "pkg/exchange", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/unixsock", "pkg/wheel", "pkg/wsevents"}},
+	{"pkg/connmgr", "clients", []string{"pkg/bus", "pkg/exchange", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/sockjs", "pkg/unixsock", "pkg/wheel", "pkg/wsconn", "pkg/wsevents"}},
 	{"pkg/proxy", "routes and origins", []string{
-		"pkg/bus", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/netpolicy", "pkg/origin", "pkg/route",
-		"pkg/wheel", "pkg/wsevents", "pkg/wsoverhttp",
+		"pkg/bus", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/netpolicy", "pkg/origin", "pkg/route", "pkg/sockjs",
+		"pkg/wheel", "pkg/wsconn", "pkg/wsevents", "pkg/wsoverhttp",
 	}},
 	{"pkg/handler", "subscriptions and delivery", []string{
 		"pkg/bus", "pkg/channel", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/hook", "pkg/http1", "pkg/publish", "pkg/tnet",
@@ -88,7 +91,7 @@ var modules = []struct {
 }{
 	{"github.com/go-zeromq/zmq4", []string{"pkg/bus"}, "what it does not do must be hidden in one place"},
 	{"github.com/vmihailenco/msgpack", []string{"pkg/frame", "pkg/bus"}, "msgpack is the form of the bus and of nothing else"},
-	{"github.com/gorilla/websocket", []string{"pkg/connmgr", "pkg/origin", "pkg/proxy", "pkg/griptest"}, "only where a real WebSocket is held"},
+	{"github.com/gorilla/websocket", []string{"pkg/connmgr", "pkg/origin", "pkg/proxy", "pkg/wsconn", "pkg/griptest"}, "only where a real WebSocket is held"},
 	{"github.com/spf13", []string{"cmd/..."}, "libraries have no command line"},
 	{"github.com/golang-jwt/jwt", []string{"pkg/grip", "pkg/handler"}, "tokens are part of GRIP, and of who may publish"},
 	{"github.com/evanphx/json-patch", []string{"pkg/publish"}, "patches are part of published items"},

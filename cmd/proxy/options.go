@@ -65,6 +65,7 @@ func options(c *config.Config, routes []string) (proxy.Options, error) {
 	o.AcceptXForwardedProtocol = p.AcceptXForwardedProtocol
 	o.SetXForwardedProtocol = proxy.ParseForwardedProtocol(p.SetXForwardedProtocol)
 	o.OrigHeadersNeedMark, o.AcceptPushpinRoute, o.CDNLoop = p.OrigHeadersNeedMark, p.AcceptPushpinRoute, p.CDNLoop
+	o.SockJSURL = p.SockJSURL
 	o.SigIss, o.SigKey, o.UpstreamKey = p.SigIss, p.SigKey, p.UpstreamKey
 	o.LogFrom, o.LogUserAgent = p.LogFrom, p.LogUserAgent
 	o.MaxExchanges = c.Runner.ClientMaxConn

@@ -93,6 +93,7 @@ type Proxy struct {
 	OrigHeadersNeedMark      []string      `key:"orig_headers_need_mark" doc:"On routes with orig_headers: headers that count as the client's own only if they are marked already."`
 	AcceptPushpinRoute       bool          `key:"accept_pushpin_route" default:"false" doc:"Whether clients may choose their route by id, with Pushpin-Route."`
 	CDNLoop                  string        `key:"cdn_loop" doc:"Added to the CDN-Loop header of requests to origins."`
+	SockJSURL                string        `key:"sockjs_url" default:"http://cdn.jsdelivr.net/sockjs/0.3.4/sockjs.min.js" doc:"The SockJS client that the page for frames of other origins loads."`
 	LogFrom                  bool          `key:"log_from" default:"false" doc:"Whether the access log has the client's address."`
 	LogUserAgent             bool          `key:"log_user_agent" default:"false" doc:"Whether the access log has the client's user agent."`
 	SigIss                   string        `key:"sig_iss" default:"pushpin" doc:"Issuer in the Grip-Sig of requests to origins."`

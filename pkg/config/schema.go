@@ -109,10 +109,6 @@ var notActedOn = []struct {
 		"proxies report to the handler ten times a second; handler.stats_report_interval is for what leaves the system",
 	},
 	{
-		regexp.MustCompile(`^proxy\.sockjs_url$`),
-		"SockJS is not part of Holdfast",
-	},
-	{
 		regexp.MustCompile(`^proxy\.ipc_file_mode$`),
 		"the proxy has no public sockets; those of the bus are private to the user",
 	},

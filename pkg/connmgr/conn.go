@@ -22,10 +22,11 @@ import (
 // which goes back to a pool.
 type conn struct {
 	// Set once.
-	s    *Server
-	sock *sock
-	tls  *tls.Conn // nil if the connection is plain
-	peer string    // "ip:port", or "" for a unix socket
+	s     *Server
+	sock  *sock
+	tls   *tls.Conn // nil if the connection is plain
+	peer  string    // "ip:port", or "" for a unix socket
+	inner *inner    // nil unless the connection is one of this process to itself
 
 	// Owned by the connection's goroutine, and by the writer loop of its hold
 	// from park to release.

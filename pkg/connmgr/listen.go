@@ -123,6 +123,22 @@ func (s *Server) admit(l *listener, nc net.Conn) {
 	s.conns.Go(c.start)
 }
 
+// admitInner starts serving a connection that this process has made to itself for
+// a client, for which a slot was taken. It returns false if it cannot.
+func (s *Server) admitInner(nc net.Conn, peer string, in *inner) bool {
+	sk, err := newSock(nc, s.opt.WriteTimeout)
+	if err == nil {
+		c := &conn{s: s, sock: sk, peer: peer, inner: in}
+		if s.remember(c) {
+			s.conns.Go(c.start)
+			return true
+		}
+	}
+	_ = nc.Close()
+	<-s.slots
+	return false
+}
+
 // handshake does the TLS handshake.
 func (c *conn) handshake() bool {
 	if c.sock.SetReadDeadline(time.Now().Add(c.s.opt.HeaderTimeout)) != nil {

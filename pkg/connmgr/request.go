@@ -185,6 +185,9 @@ func (c *conn) handle(st *session, head *http1.RequestHead) outcome {
 		Method: head.Method, URI: head.Path, Scheme: c.scheme(), Host: head.Host, Minor: head.Minor, Header: head.Header,
 		BodyLen: head.BodyLen, Peer: c.peer, ConnID: newConnID(), Upgrade: head.Upgrade, Expect: head.Expect,
 	}}
+	if c.inner != nil {
+		req.f.Scheme, req.f.SockJS = c.inner.scheme, c.inner.kind
+	}
 	c.req = req
 	var up *upload
 	if head.BodyLen != 0 {

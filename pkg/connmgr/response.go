@@ -69,6 +69,10 @@ func (r *relay) run() outcome {
 				stop()
 				return r.hold(f)
 			case *frame.Response:
+				if f.SockJS != "" && !r.began {
+					stop()
+					return r.sockJS(f)
+				}
 				if f.Code == http.StatusSwitchingProtocols && r.x.ws != nil && !r.began {
 					stop()
 					return r.upgrade(f)
@@ -229,6 +233,16 @@ func (r *relay) flush() error {
 		r.credit = 0
 	}
 	return nil
+}
+
+// sockJS answers in the proxy's stead.
+func (r *relay) sockJS(f *frame.Response) outcome {
+	if r.c.s.closeExch(r.x) != nil {
+		r.c.leaveExch(frame.ReasonProtocolError) // held after its end
+		return outcomeClose
+	}
+	r.c.inExch = nil
+	return r.c.sockJS(r, f)
 }
 
 func (r *relay) clientGone() outcome {

@@ -40,6 +40,7 @@ type Server struct {
 	chores     chan struct{}   // buffer 1: there is something for housekeeping; never closed
 	sessions   sync.Pool
 	wsLibs     wsLibs
+	sockJS     sockJSSessions
 	conns      sync.WaitGroup // goroutines of connections
 	draining   atomic.Bool
 	running    atomic.Bool
@@ -86,6 +87,7 @@ func New(opt Options) (*Server, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.kill = s.ctx.Done()
+	s.sockJS.byName = make(map[string]*sockJSSession)
 	s.certs = &certs{dir: opt.CertDir, log: s.log}
 	s.groups.writers = opt.Writers
 	s.repeats = newRepeats(opt.RepeatTime)

@@ -19,6 +19,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
 	"github.com/holdfast/holdfast/pkg/wheel"
+	"github.com/holdfast/holdfast/pkg/wsconn"
 	"github.com/holdfast/holdfast/pkg/wsevents"
 )
 
@@ -569,7 +570,7 @@ func wsHandshake(request, header []frame.Field, reason string, deflate bool) []b
 	key, _ := http1.Get(request, "Sec-WebSocket-Key")
 	h := make([]frame.Field, 0, len(header)+4)
 	h = append(h, frame.Field{Name: "Upgrade", Value: "websocket"}, frame.Field{Name: "Connection", Value: "Upgrade"},
-		frame.Field{Name: "Sec-WebSocket-Accept", Value: acceptKey(key)})
+		frame.Field{Name: "Sec-WebSocket-Accept", Value: wsconn.AcceptKey(key)})
 	if deflate {
 		h = append(h, frame.Field{Name: "Sec-WebSocket-Extensions", Value: "permessage-deflate; server_no_context_takeover; client_no_context_takeover"})
 	}

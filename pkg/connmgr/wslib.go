@@ -1,19 +1,17 @@
 package connmgr
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
 	"net"
-	"net/http"
-	"net/url"
 	"sync"
 	"time"
 
 	"github.com/gorilla/websocket"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/wsconn"
 )
 
 // wsLibBuffer is how much is read from a WebSocket at once.
@@ -71,23 +69,9 @@ func (in *wsReader) lend() error {
 	return err
 }
 
-// newWSLib makes a connection of the library. The library insists on answering a
-// handshake. Ours keeps the origin's header fields as they are, so the library
-// gets one that nobody sees the answer to.
 func newWSLib(deflate bool) (*wsLib, error) {
-	up := websocket.Upgrader{
-		ReadBufferSize: wsLibBuffer, WriteBufferSize: 512, WriteBufferPool: &wsBuffers, EnableCompression: deflate,
-		CheckOrigin: func(*http.Request) bool { return true }, // that is for origins to judge
-		Error:       func(http.ResponseWriter, *http.Request, int, error) {},
-	}
-	hr := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/"}, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{
-		"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Version": {"13"}, "Sec-Websocket-Key": {"AAAAAAAAAAAAAAAAAAAAAA=="},
-	}}
-	if deflate {
-		hr.Header["Sec-Websocket-Extensions"] = []string{"permessage-deflate"}
-	}
 	l := &wsLib{buf: make([]byte, 0, wsLibBuffer)}
-	ws, err := up.Upgrade(&wsHijack{l}, hr, nil)
+	ws, err := wsconn.Server(l, wsLibBuffer, deflate)
 	if err != nil {
 		return nil, err
 	}
@@ -96,21 +80,6 @@ func newWSLib(deflate bool) (*wsLib, error) {
 	ws.SetPingHandler(func(data string) error { return l.in.control(frame.MessagePing, data) })
 	ws.SetPongHandler(func(data string) error { return l.in.control(frame.MessagePong, data) })
 	return l, nil
-}
-
-var wsBuffers sync.Pool
-
-// wsHijack is the ResponseWriter that the library wants to take a connection
-// from.
-type wsHijack struct{ lib *wsLib }
-
-func (*wsHijack) Header() http.Header         { return http.Header{} }
-func (*wsHijack) Write(p []byte) (int, error) { return len(p), nil }
-func (*wsHijack) WriteHeader(int)             {}
-
-// Hijack implements http.Hijacker.
-func (w *wsHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return w.lib, bufio.NewReadWriter(bufio.NewReaderSize(w.lib, 16), bufio.NewWriterSize(w.lib, 16)), nil
 }
 
 // more returns nil if something of a new message is here, or if the reader waits
@@ -169,9 +138,6 @@ func (l *wsLib) Read(p []byte) (int, error) {
 // Write takes what the library wants to say to the client.
 func (l *wsLib) Write(p []byte) (int, error) {
 	in := l.in
-	if in == nil {
-		return len(p), nil // the answer to the handshake
-	}
 	in.spoke = true
 	// RFC 6455, section 8.1, has a code of its own for what the library calls a
 	// protocol error.
@@ -203,10 +169,7 @@ func (*wsLib) SetReadDeadline(time.Time) error { return nil }
 // SetWriteDeadline implements net.Conn.
 func (*wsLib) SetWriteDeadline(time.Time) error { return nil }
 
-var (
-	_ http.Hijacker = (*wsHijack)(nil)
-	_ net.Conn      = (*wsLib)(nil)
-)
+var _ net.Conn = (*wsLib)(nil)
 
 // wsScanner follows the frames of a client, to tell where one ends, and for what
 // the library lets through: a close frame with one byte of content, and the bit

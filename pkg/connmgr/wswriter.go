@@ -3,8 +3,6 @@ package connmgr
 import (
 	"bytes"
 	"compress/flate"
-	"crypto/sha1" //nolint:gosec // RFC 6455 has it so; nothing secret hangs on it
-	"encoding/base64"
 	"sync"
 	"time"
 
@@ -197,7 +195,11 @@ func (w *writer) wsClose(h *hold, code uint16, reason []byte) {
 	w.leave(h)
 	w.wheel.Stop(&h.timer)
 	w.wheel.Stop(&h.ws.delayTimer)
-	w.append(h, item{data: wsCloseFrame(code, reason)}, 0)
+	data := wsCloseFrame(code, reason)
+	if code == 0 && h.c.inner != nil { // SockJS tells no status from 1000
+		data = appendWSFrame(nil, frame.MessageClose|wsFin, nil)
+	}
+	w.append(h, item{data: data}, 0)
 	if h.ws.gotClose {
 		w.wsEnd(h, frame.ReasonFinished)
 		return
@@ -348,11 +350,6 @@ func (w *writer) wsFinish(h *hold, reason frame.Reason) {
 	if h.parked && reason != frame.ReasonFinished {
 		w.s.sendCancel(x, reason, "")
 	}
-}
-
-func acceptKey(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // see above
-	return base64.StdEncoding.EncodeToString(sum[:])
 }
 
 var deflaters = sync.Pool{New: func() any {

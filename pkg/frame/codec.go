@@ -474,6 +474,7 @@ func (f *Request) fields(c coder) {
 	c.bool(&f.Resend)
 	c.bytes(&f.Session)
 	c.bool(&f.Expect)
+	u8(c, &f.SockJS)
 }
 
 // Type implements Frame.
@@ -489,6 +490,9 @@ func (f *Response) fields(c coder) {
 	c.bytes(&f.Body)
 	c.bool(&f.More)
 	c.bool(&f.Close)
+	c.str(&f.SockJS)
+	c.str(&f.SockJSURL)
+	c.str(&f.Route)
 }
 
 // Type implements Frame.

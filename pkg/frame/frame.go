@@ -46,7 +46,16 @@ type Request struct {
 	Resend  bool   // an earlier attempt was lost with its proxy
 	Session []byte // record of a WebSocket-over-HTTP session to go on with
 	Expect  bool   // the client waits for "100 Continue"
+	// SockJS says that this is the WebSocket of a SockJS session, see SockJSPolling
+	// …; URI is then that of the client's request to open the session.
+	SockJS uint8
 }
+
+// Values of Request.SockJS.
+const (
+	SockJSPolling uint8 = 1 // the client polls
+	SockJSFramed  uint8 = 2 // the client has a WebSocket with SockJS frames
+)
 
 // Response begins the answer (proxy → connmgr).
 type Response struct {
@@ -58,6 +67,12 @@ type Response struct {
 	Body    []byte
 	More    bool
 	Close   bool // end the client's connection after this response
+	// SockJS, if not empty, is the beginning of the request's path under which
+	// there is SockJS: connmgr is to answer the request accordingly, and nothing
+	// else in this frame but the fields below counts.
+	SockJS    string
+	SockJSURL string // of the script for frames of other origins
+	Route     string // id of the route, which keeps sessions of routes apart
 }
 
 // Body carries body bytes in either direction. More is false on the last one.

@@ -100,6 +100,9 @@ func (e *exch) prepare() (*outgoing, error) {
 		return nil, e.fail(nil, http.StatusBadGateway, "Route not found")
 	}
 	e.log.rule = o.rule
+	if handled, err := e.sockJS(o); handled {
+		return nil, err
+	}
 	var err error
 	if r, e.jsonp, err = startJSONP(r, o.rule); err != nil {
 		e.beginStats(o.rule, o.tls, peerIP(r.Peer))

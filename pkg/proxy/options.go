@@ -60,6 +60,9 @@ type Options struct {
 	AcceptPushpinRoute bool
 	// CDNLoop is appended to the header CDN-Loop; "" leaves that header alone.
 	CDNLoop string
+	// SockJSURL is where the page for frames of other origins loads the SockJS
+	// client from.
+	SockJSURL string
 	// SigIss and SigKey sign requests to origins; a route may override both.
 	SigIss, SigKey string
 	// UpstreamKey verifies Grip-Sig of clients that are GRIP proxies themselves.

@@ -208,7 +208,7 @@ func (s *Server) fingerprint() fingerprint {
 // choose finds the rule for a request; nil if there is none.
 func (s *Server) choose(r *frame.Request, path string, tls bool) *rule {
 	g := s.routes.Load()
-	q := route.Request{Host: r.Host, Path: path, TLS: tls, WebSocket: r.Upgrade}
+	q := route.Request{Host: r.Host, Path: path, TLS: tls, WebSocket: r.Upgrade && r.SockJS != frame.SockJSPolling}
 	if r.Host == "" {
 		q.Host = "localhost"
 	}

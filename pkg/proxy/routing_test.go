@@ -191,7 +191,7 @@ func TestClientCertificateMissing(t *testing.T) {
 }
 
 func TestUnsupportedIsLogged(t *testing.T) {
-	r := newRig(t, "*,session,sockjs=/s,wat test", nil)
+	r := newRig(t, "*,session,ipc_file_mode=1,wat test", nil)
 	r.log.wait(t, "WARN route has something that is not supported")
 	r.log.wait(t, "WARN route has something that is not supported")
 	r.log.wait(t, "WARN route has something that is not supported")

@@ -388,6 +388,7 @@ type events struct {
 
 type eventRequest struct {
 	http.Header
+	uri  string
 	body string
 }
 
@@ -398,7 +399,7 @@ func newEvents(t *testing.T) *events {
 		if err != nil || r.Method != "POST" {
 			t.Errorf("%s: %v", r.Method, err)
 		}
-		e.reqs <- &eventRequest{r.Header, string(b)}
+		e.reqs <- &eventRequest{r.Header, r.RequestURI, string(b)}
 		select {
 		case f := <-e.answers:
 			f(w)

@@ -1,17 +1,12 @@
 package proxy
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha1" //nolint:gosec // RFC 6455 has it so; nothing secret hangs on it
 	"encoding/base64"
 	"errors"
 	"io"
-	"net"
 	"slices"
-	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -21,6 +16,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/http1"
 	"github.com/holdfast/holdfast/pkg/origin"
 	"github.com/holdfast/holdfast/pkg/route"
+	"github.com/holdfast/holdfast/pkg/wsconn"
 	"github.com/holdfast/holdfast/pkg/wsevents"
 )
 
@@ -63,7 +59,7 @@ func (s *socket) dial(t *route.Target) (*websocket.Conn, error) {
 	if resp.Head.Code != 101 {
 		return nil, s.refused(&response{code: resp.Head.Code, reason: resp.Head.Reason, header: resp.Head.Header, length: resp.Head.BodyLen, body: resp})
 	}
-	if got, _ := http1.Get(resp.Head.Header, "Sec-WebSocket-Accept"); got != acceptKey(key) {
+	if got, _ := http1.Get(resp.Head.Header, "Sec-WebSocket-Accept"); got != wsconn.AcceptKey(key) {
 		_ = resp.Close()
 		return nil, errors.New("origin's Sec-WebSocket-Accept is wrong")
 	}
@@ -71,7 +67,7 @@ func (s *socket) dial(t *route.Target) (*websocket.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	ws, err := adopt(nc, br)
+	ws, err := wsconn.Client(nc, br, 4096)
 	if err == nil {
 		err = s.accept(resp.Head.Header)
 	}
@@ -83,76 +79,6 @@ func (s *socket) dial(t *route.Target) (*websocket.Conn, error) {
 		return nil, err
 	}
 	return ws, nil
-}
-
-func acceptKey(key string) string {
-	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11")) //nolint:gosec // see above
-	return base64.StdEncoding.EncodeToString(sum[:])
-}
-
-// adopt makes a client connection of the WebSocket library out of one whose
-// handshake is done. The library only makes handshakes of its own, which would
-// neither keep the header as it is nor offer GRIP, so it is given a peer that
-// agrees to everything.
-func adopt(nc net.Conn, br *bufio.Reader) (*websocket.Conn, error) {
-	shim := &handshaken{Conn: nc, br: br}
-	d := websocket.Dialer{
-		ReadBufferSize: 4096, WriteBufferSize: 4096, WriteBufferPool: &wsBuffers,
-		NetDialContext: func(context.Context, string, string) (net.Conn, error) { return shim, nil },
-	}
-	ws, resp, err := d.Dial("ws://origin/", nil)
-	if resp != nil && resp.Body != nil {
-		_ = resp.Body.Close()
-	}
-	return ws, err
-}
-
-var wsBuffers sync.Pool
-
-// handshaken is a connection behind a handshake that it plays itself.
-type handshaken struct {
-	net.Conn
-	br      *bufio.Reader // what came with the real handshake
-	request []byte
-	answer  []byte
-	over    bool
-}
-
-func (h *handshaken) Write(p []byte) (int, error) {
-	if h.over {
-		return h.Conn.Write(p)
-	}
-	h.request = append(h.request, p...)
-	if !bytes.HasSuffix(h.request, []byte("\r\n\r\n")) {
-		return len(p), nil
-	}
-	head, err := http1.ReadRequestHead(bufio.NewReader(bytes.NewReader(h.request)), http1.Limits{})
-	if err != nil {
-		return 0, err
-	}
-	key, _ := http1.Get(head.Header, "Sec-WebSocket-Key")
-	h.answer = http1.AppendResponseHead(nil, 101, "", 1, []frame.Field{
-		{Name: "Upgrade", Value: "websocket"},
-		{Name: "Connection", Value: "Upgrade"},
-		{Name: "Sec-WebSocket-Accept", Value: acceptKey(key)},
-	})
-	h.over, h.request = true, nil
-	return len(p), nil
-}
-
-func (h *handshaken) Read(p []byte) (int, error) {
-	if len(h.answer) > 0 {
-		n := copy(p, h.answer)
-		h.answer = h.answer[n:]
-		return n, nil
-	}
-	if h.br != nil {
-		if n := h.br.Buffered(); n > 0 {
-			return h.br.Read(p[:min(len(p), n)])
-		}
-		h.br = nil
-	}
-	return h.Conn.Read(p)
 }
 
 // upstream is a connection to a WebSocket origin. One goroutine reads from it,

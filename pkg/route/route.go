@@ -200,10 +200,8 @@ func (r *Route) set(p prop) error {
 		r.unsupported("session")
 	case "sockjs":
 		r.SockJS = p.value
-		r.unsupported("sockjs")
 	case "sockjs_as_path":
 		r.SockJSAsPath = p.value
-		r.unsupported("sockjs_as_path")
 	case "header":
 		name, value, ok := strings.Cut(p.value, ":")
 		value = strings.Trim(value, " ")

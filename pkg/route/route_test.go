@@ -89,7 +89,7 @@ func TestRouteOptions(t *testing.T) {
 			{Name: "zhttpreq/ipc://x", Kind: TargetZHTTP},
 		},
 		Unsupported: []string{
-			"session", "sockjs", "sockjs_as_path", `unknown option "wat"`, "ipc_file_mode", `unknown option "huh" of target o1:81`,
+			"session", `unknown option "wat"`, "ipc_file_mode", `unknown option "huh" of target o1:81`,
 			"target zhttp/tcp://127.0.0.1:10000", "target zhttpreq/ipc://x",
 		},
 	}

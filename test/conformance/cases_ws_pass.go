@@ -24,6 +24,7 @@ func wsCases() []*Case {
 		wsPublishCases(),
 		wsDeliveryCases(),
 		wsChainCases(),
+		sockJSCases(),
 		rfc6455Cases(),
 		rfc7692Cases(),
 	)
