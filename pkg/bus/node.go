@@ -59,6 +59,12 @@ const (
 	scanAgain   = time.Second // a directory that changed this recently may change within the same mtime
 )
 
+// largeFrame is the size from which on frames are handed on as parts of their
+// message. Copying bodies would cost more than it saves: a message has 32 such
+// frames at most, of the same kind as a rule, so that they are kept or forgotten
+// together.
+const largeFrame = 8 << 10
+
 // Topics on PUB.
 const (
 	topicHeartbeat = "h"
@@ -507,7 +513,7 @@ func (n *Node) tell(p *peer, c *change, size int) {
 	p.m.framesIn.Add(float64(len(c.frames)))
 	p.m.bytesIn.Add(float64(bytes))
 	for _, f := range c.frames {
-		if 2*len(f) < size {
+		if len(f) < largeFrame && 2*len(f) < size {
 			// The receiver may keep it, and must not keep the whole message.
 			f = slices.Clone(f)
 		}

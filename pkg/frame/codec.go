@@ -28,12 +28,46 @@ func Append(dst []byte, f Frame) []byte {
 }
 
 // Encode returns the encoded form of f in a slice of its own.
-func Encode(f Frame) []byte { return Append(nil, f) }
+func Encode(f Frame) []byte {
+	if n := payload(f); n >= largePayload {
+		return Append(make([]byte, 0, n+largePayload/4), f)
+	}
+	p := scratch.Get().(*[]byte)
+	*p = Append((*p)[:0], f)
+	b := bytes.Clone(*p)
+	if cap(*p) <= 4*largePayload {
+		scratch.Put(p)
+	}
+	return b
+}
+
+// A frame with a payload of this many bytes is encoded where it stays; others are
+// copied there, because their size is not known before.
+const largePayload = 4 << 10
+
+var scratch = sync.Pool{New: func() any { p := make([]byte, 0, 512); return &p }}
+
+// payload returns the number of bytes of the field that makes a frame large.
+func payload(f Frame) int {
+	switch f := f.(type) {
+	case *Body:
+		return len(f.Data)
+	case *Message:
+		return len(f.Data)
+	case *Request:
+		return len(f.Body)
+	case *Response:
+		return len(f.Body)
+	case *Deliver:
+		return len(f.Body)
+	}
+	return 0
+}
 
 // TypeOf returns the type of the encoded frame b without decoding the rest.
 func TypeOf(b []byte) (Type, error) {
 	r := reader{b: b}
-	r.begin()
+	r.start()
 	t := r.frameType()
 	return t, r.err
 }
@@ -47,7 +81,7 @@ func Decode(b []byte) (Frame, error) {
 	r := readers.Get().(*reader)
 	defer func() { r.b = nil; readers.Put(r) }()
 	*r = reader{b: b, src: r.src, dec: r.dec}
-	r.begin()
+	r.start()
 	t := r.frameType()
 	if r.err != nil {
 		return nil, r.err
@@ -123,18 +157,26 @@ func newFrame(t Type) Frame {
 // reader fills them in. One list of fields serves both, so they cannot differ.
 type coder interface {
 	uint(v *uint64)
+	// num is uint for fields of other types: the writer writes v and returns it,
+	// the reader returns what it has read, or v if there is nothing.
+	num(v uint64) uint64
 	int(v *int64)
 	bool(v *bool)
 	str(v *string)
 	bytes(v *[]byte)
 	header(v *[]Field)
-	// list visits a list: the reader calls grow(n) once with the announced
-	// length, and both call item for each element.
-	list(n int, grow func(n int), item func(i int))
-	// group visits the fields of one element of a list, as an array of its own
-	// so that it too may grow at the end.
-	group(fields func())
+	// begin starts a list of n elements, or, to the reader, of as many as it
+	// returns. What is visited until end are its elements.
+	begin(n int) int
+	// beginGroup starts an element of a list that has several fields, which is an
+	// array of its own so that it too may grow at the end.
+	beginGroup()
+	// end ends the list or group that was begun last.
+	end()
 }
+
+// maxNesting is how deep lists and groups are nested in any frame, and one more.
+const maxNesting = 6
 
 const array16 = 0xdc
 
@@ -147,6 +189,9 @@ type writer struct {
 	buf sliceWriter
 	enc *msgpack.Encoder
 	n   int // elements written to the array that is open
+
+	open  [maxNesting]open
+	depth int
 }
 
 var writers = sync.Pool{New: func() any {
@@ -157,7 +202,13 @@ var writers = sync.Pool{New: func() any {
 
 // The encoder's errors are those of the underlying writer, which has none.
 
-func (w *writer) uint(v *uint64)  { w.n++; _ = w.enc.EncodeUint(*v) }
+func (w *writer) uint(v *uint64) { w.n++; _ = w.enc.EncodeUint(*v) }
+
+func (w *writer) num(v uint64) uint64 {
+	w.n++
+	_ = w.enc.EncodeUint(v)
+	return v
+}
 func (w *writer) int(v *int64)    { w.n++; _ = w.enc.EncodeInt(*v) }
 func (w *writer) bool(v *bool)    { w.n++; _ = w.enc.EncodeBool(*v) }
 func (w *writer) str(v *string)   { w.n++; _ = w.enc.EncodeString(*v) }
@@ -172,24 +223,36 @@ func (w *writer) header(v *[]Field) {
 	}
 }
 
-func (w *writer) list(n int, _ func(int), item func(int)) {
-	w.n++
-	outer := w.n
-	_ = w.enc.EncodeArrayLen(n)
-	for i := range n {
-		item(i)
-	}
-	w.n = outer
+// open is a list or group of the writer that has not ended.
+type open struct {
+	n     int // elements of the array around it
+	start int // of the group in buf; -1 for a list, whose length is written already
 }
 
-func (w *writer) group(fields func()) {
-	outer := w.n + 1
-	start := len(w.buf.b)
+func (w *writer) begin(n int) int {
+	_ = w.enc.EncodeArrayLen(n)
+	w.push(open{w.n + 1, -1})
+	return n
+}
+
+func (w *writer) beginGroup() {
+	w.push(open{w.n + 1, len(w.buf.b)})
 	w.buf.b = append(w.buf.b, array16, 0, 0)
+}
+
+func (w *writer) push(o open) {
+	w.open[w.depth] = o
+	w.depth++
 	w.n = 0
-	fields()
-	w.buf.b[start+1], w.buf.b[start+2] = byte(w.n>>8), byte(w.n)
-	w.n = outer
+}
+
+func (w *writer) end() {
+	w.depth--
+	o := w.open[w.depth]
+	if o.start >= 0 {
+		w.buf.b[o.start+1], w.buf.b[o.start+2] = byte(w.n>>8), byte(w.n)
+	}
+	w.n = o.n
 }
 
 type reader struct {
@@ -198,6 +261,9 @@ type reader struct {
 	dec  *msgpack.Decoder
 	left int // elements of the open array not read yet
 	err  error
+
+	outer [maxNesting]int // left of the arrays around it
+	depth int
 }
 
 var readers = sync.Pool{New: func() any {
@@ -205,7 +271,7 @@ var readers = sync.Pool{New: func() any {
 	return &reader{src: src, dec: msgpack.NewDecoder(src)}
 }}
 
-func (r *reader) begin() {
+func (r *reader) start() {
 	if r.src == nil {
 		r.src = bytes.NewReader(nil)
 		r.dec = msgpack.NewDecoder(r.src)
@@ -284,16 +350,18 @@ func (r *reader) span() (start, end int) {
 	return start, start + n
 }
 
-func (r *reader) uint(v *uint64) {
+func (r *reader) uint(v *uint64) { *v = r.num(*v) }
+
+func (r *reader) num(v uint64) uint64 {
 	if !r.next() {
-		return
+		return v
 	}
 	n, err := r.dec.DecodeUint64()
 	if err != nil {
 		r.fail("%v", err)
-		return
+		return v
 	}
-	*v = n
+	return n
 }
 
 func (r *reader) int(v *int64) {
@@ -372,71 +440,67 @@ func (r *reader) header(v *[]Field) {
 	*v = fields
 }
 
-func (r *reader) list(_ int, grow func(int), item func(int)) {
-	if !r.next() {
-		return
+func (r *reader) begin(int) int {
+	n := -1
+	if r.next() {
+		n = r.arrayLen(MaxList)
 	}
-	n := r.arrayLen(MaxList)
-	if n == 0 {
-		return
-	}
-	grow(n)
-	outer := r.left
-	r.left = n
-	for i := 0; i < n && r.err == nil; i++ {
-		item(i)
-	}
-	r.left = outer
+	r.enter(n)
+	return max(n, 0)
 }
 
-func (r *reader) group(fields func()) {
-	if !r.next() {
-		return
+func (r *reader) beginGroup() {
+	n := -1
+	if r.next() {
+		n = r.arrayLen(math.MaxUint16)
 	}
-	outer := r.left
-	r.left = r.arrayLen(math.MaxUint16)
-	fields()
+	r.enter(n)
+}
+
+// enter begins an array of n elements; of one that is missing, with n = -1,
+// nothing is read.
+func (r *reader) enter(n int) {
+	r.outer[r.depth] = r.left
+	r.depth++
+	r.left = max(n, 0)
+}
+
+// end passes over what a later version has added.
+func (r *reader) end() {
 	for r.left > 0 && r.err == nil {
 		r.left--
 		if err := r.dec.Skip(); err != nil {
 			r.fail("%v", err)
 		}
 	}
-	r.left = outer
+	r.depth--
+	r.left = r.outer[r.depth]
 }
 
 // Helpers for the narrower field types.
 
-func u8[T ~uint8](c coder, v *T) {
-	n := uint64(*v)
-	c.uint(&n)
-	if n > math.MaxUint8 {
-		n = math.MaxUint8
-	}
-	*v = T(n)
-}
+func u8[T ~uint8](c coder, v *T) { *v = T(min(c.num(uint64(*v)), math.MaxUint8)) }
 
-func u16(c coder, v *uint16) {
-	n := uint64(*v)
-	c.uint(&n)
-	*v = uint16(min(n, math.MaxUint16))
-}
+func u16(c coder, v *uint16) { *v = uint16(min(c.num(uint64(*v)), math.MaxUint16)) }
 
-func u32(c coder, v *uint32) {
-	n := uint64(*v)
-	c.uint(&n)
-	*v = uint32(min(n, math.MaxUint32))
-}
+func u32(c coder, v *uint32) { *v = uint32(min(c.num(uint64(*v)), math.MaxUint32)) }
 
 func list[T any](c coder, v *[]T, item func(e *T)) {
-	c.list(len(*v), func(n int) { *v = make([]T, n) }, func(i int) { item(&(*v)[i]) })
+	n := c.begin(len(*v))
+	if n > len(*v) { // the reader's is empty
+		*v = make([]T, n)
+	}
+	for i := range *v {
+		item(&(*v)[i])
+	}
+	c.end()
 }
 
 func strs(c coder, v *[]string)  { list(c, v, func(e *string) { c.str(e) }) }
 func uints(c coder, v *[]uint64) { list(c, v, func(e *uint64) { c.uint(e) }) }
 
 func lastIDs(c coder, v *[]LastID) {
-	list(c, v, func(e *LastID) { c.group(func() { c.str(&e.Channel); c.str(&e.ID) }) })
+	list(c, v, func(e *LastID) { c.beginGroup(); c.str(&e.Channel); c.str(&e.ID); c.end() })
 }
 
 func xid(c coder, v *XID) {
@@ -446,7 +510,12 @@ func xid(c coder, v *XID) {
 }
 
 func keepAlive(c coder, v *KeepAlive) {
-	c.group(func() { c.bytes(&v.Data); u32(c, &v.Millis); c.bool(&v.Interval); u8(c, &v.Kind) })
+	c.beginGroup()
+	c.bytes(&v.Data)
+	u32(c, &v.Millis)
+	c.bool(&v.Interval)
+	u8(c, &v.Kind)
+	c.end()
 }
 
 // The fields of each frame, in wire order. New fields go to the end.
@@ -537,13 +606,13 @@ func (f *Accept) fields(c coder) {
 	u32(c, &f.Millis)
 	keepAlive(c, &f.KeepAlive)
 	list(c, &f.Channels, func(e *Channel) {
-		c.group(func() {
-			c.str(&e.Name)
-			c.str(&e.PrevID)
-			c.bool(&e.HasPrevID)
-			c.bool(&e.Implicit)
-			strs(c, &e.Filters)
-		})
+		c.beginGroup()
+		c.str(&e.Name)
+		c.str(&e.PrevID)
+		c.bool(&e.HasPrevID)
+		c.bool(&e.Implicit)
+		strs(c, &e.Filters)
+		c.end()
 	})
 	c.header(&f.Meta)
 	c.str(&f.Next.URI)
@@ -671,14 +740,17 @@ func (*Report) Type() Type { return TypeReport }
 
 func (f *Report) fields(c coder) {
 	list(c, &f.Outcomes, func(e *Outcome) {
-		c.group(func() {
-			c.uint(&e.Pub)
-			u8(c, &e.Mode)
-			u32(c, &e.Delivered)
-			list(c, &e.Dropped, func(d *Drop) {
-				c.group(func() { u8(c, &d.Reason); u32(c, &d.N) })
-			})
+		c.beginGroup()
+		c.uint(&e.Pub)
+		u8(c, &e.Mode)
+		u32(c, &e.Delivered)
+		list(c, &e.Dropped, func(d *Drop) {
+			c.beginGroup()
+			u8(c, &d.Reason)
+			u32(c, &d.N)
+			c.end()
 		})
+		c.end()
 	})
 }
 
@@ -697,14 +769,14 @@ func (*Records) Type() Type { return TypeRecords }
 
 func (f *Records) fields(c coder) {
 	list(c, &f.Holds, func(e *Held) {
-		c.group(func() {
-			c.uint(&e.ID)
-			c.uint(&e.SendSeq)
-			c.uint(&e.RecvSeq)
-			c.bytes(&e.Record)
-			lastIDs(c, &e.Last)
-			u8(c, &e.Ended)
-		})
+		c.beginGroup()
+		c.uint(&e.ID)
+		c.uint(&e.SendSeq)
+		c.uint(&e.RecvSeq)
+		c.bytes(&e.Record)
+		lastIDs(c, &e.Last)
+		u8(c, &e.Ended)
+		c.end()
 	})
 	c.bool(&f.Done)
 }
