@@ -867,26 +867,26 @@ func (*Stats) Type() Type { return TypeStats }
 
 func (f *Stats) fields(c coder) {
 	list(c, &f.Routes, func(e *RouteStats) {
-		c.group(func() {
-			c.str(&e.Route)
-			u32(c, &e.Requests)
-			u32(c, &e.Activity)
-			u32(c, &e.Open)
-			u32(c, &e.Most)
-			u32(c, &e.Minutes)
-			traffic(c, &e.Client)
-			traffic(c, &e.Server)
-		})
+		c.beginGroup()
+		c.str(&e.Route)
+		u32(c, &e.Requests)
+		u32(c, &e.Activity)
+		u32(c, &e.Open)
+		u32(c, &e.Most)
+		u32(c, &e.Minutes)
+		traffic(c, &e.Client)
+		traffic(c, &e.Server)
+		c.end()
 	})
 	list(c, &f.Conns, func(e *ConnStat) {
-		c.group(func() {
-			c.str(&e.ID)
-			c.str(&e.Route)
-			c.str(&e.Peer)
-			c.bool(&e.WebSocket)
-			c.bool(&e.TLS)
-			c.bool(&e.Gone)
-		})
+		c.beginGroup()
+		c.str(&e.ID)
+		c.str(&e.Route)
+		c.str(&e.Peer)
+		c.bool(&e.WebSocket)
+		c.bool(&e.TLS)
+		c.bool(&e.Gone)
+		c.end()
 	})
 }
 
@@ -918,9 +918,9 @@ func (*Checked) Type() Type { return TypeChecked }
 func (f *Checked) fields(c coder) {
 	c.uint(&f.Token)
 	list(c, &f.Found, func(e *FoundConn) {
-		c.group(func() {
-			c.str(&e.ID)
-			xid(c, &e.X)
-		})
+		c.beginGroup()
+		c.str(&e.ID)
+		xid(c, &e.X)
+		c.end()
 	})
 }
