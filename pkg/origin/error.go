@@ -23,6 +23,10 @@ var (
 	ErrClosed   = errors.New("pool is closed")
 )
 
+// ErrSpeaksTLS is the cause of an ErrProtocol: what came back over a plain
+// connection is a record of TLS.
+var ErrSpeaksTLS = errors.New("it speaks TLS")
+
 // Error is the type of all errors of this package. errors.Is finds its kind and
 // its cause.
 type Error struct {
@@ -73,7 +77,7 @@ func exchangeKind(err error) error {
 	var proto *http1.Error
 	var timeout net.Error
 	switch {
-	case errors.As(err, &proto):
+	case errors.As(err, &proto), errors.Is(err, ErrSpeaksTLS):
 		return ErrProtocol
 	case errors.As(err, &timeout) && timeout.Timeout():
 		return ErrTimeout

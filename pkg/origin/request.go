@@ -183,9 +183,14 @@ func (p *Pool) try(ctx context.Context, c *conn, r *Request) (resp *Response, ag
 
 	// An origin that refuses a body may have answered before it closed the
 	// connection under our hands, so a failure to write does not end it.
+	first, _ := c.br.Peek(1)                                    // what is wrong with the connection, the next call says
+	alert := c.b.tls == nil && len(first) > 0 && first[0] == 21 // RFC 8446 section 5.1; no HTTP begins so
 	resp.Head, err = http1.ReadResponseHead(c.br, p.opt.Limits, r.Method)
 	if err == nil && resp.Head.Code == 101 && !http1.Has(r.Header, "Upgrade") {
 		err = &http1.Error{Status: 502, Text: "upgraded without being asked"}
+	}
+	if err != nil && alert {
+		return nil, false, resp.fail(ErrSpeaksTLS)
 	}
 	if err != nil {
 		again = c.reused && r.Body == nil && errors.Is(exchangeKind(err), ErrCut) && (r.idempotent() || writeErr != nil && n == 0)

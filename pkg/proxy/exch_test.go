@@ -195,7 +195,9 @@ func TestFailOver(t *testing.T) {
 	}
 	for _, tt := range []struct{ host, body string }{
 		{"tls", "from the second"},
-		{"none", "Unable to connect to any targets. Tried: " + dead + ", zhttp/tcp://127.0.0.1:1, " + dead + "\n"},
+		{"none", "Unable to connect to any targets. Tried: " + dead + ", zhttp/tcp://127.0.0.1:1, " + dead + "\n\n" +
+			dead + ": connection refused: nothing listens there, or a firewall is in the way\n" +
+			"zhttp/tcp://127.0.0.1:1: targets of this kind are not supported\n"},
 		{"quiet", "Error while proxying to origin.\n"},
 		{"policy", "Error: Origin host/IP blocked.\n"},
 	} {

@@ -163,7 +163,7 @@ func (o *outgoing) rewrite() {
 // ask tries the targets in order. It returns nil if none answered, in which case
 // the client has been told, or the exchange is over.
 func (e *exch) ask(o *outgoing) (*response, error) {
-	var tried []string
+	var tried []attempt
 	for i := range o.rule.Targets {
 		t := &o.rule.Targets[i]
 		o.target, e.log.target = t, t.Name
@@ -182,14 +182,14 @@ func (e *exch) ask(o *outgoing) (*response, error) {
 		e.s.log.Debug("target failed", "exchange", e.x.ID, "target", t.Name, "err", err)
 		switch {
 		case origin.TryNext(err), errors.Is(err, errTargetKind):
-			tried = append(tried, t.Name)
+			tried = append(tried, attempt{t, err})
 			continue
 		case errors.Is(err, origin.ErrPolicy):
 			return nil, e.failDebug(o, "Error: Origin host/IP blocked.")
 		}
-		return nil, e.failDebug(o, generic)
+		return nil, e.failDebug(o, notAnswered(t, err))
 	}
-	return nil, e.failDebug(o, "Unable to connect to any targets. Tried: "+strings.Join(tried, ", "))
+	return nil, e.failDebug(o, notReached(tried))
 }
 
 // errTargetKind stands for an attempt at a target that cannot be used.

@@ -85,8 +85,13 @@ func absKey(key, dir string) string {
 	return scheme + path
 }
 
-// Reload reads the routes file again. If it cannot be read the routes stay as
-// they are. Lines that are wrong are logged and left out.
+// maxRouteWarnings is how many lines of a routes file are complained of one by
+// one.
+const maxRouteWarnings = 20
+
+// Reload reads the routes file again. If it cannot be read, or there is something
+// in it but not one route, the routes stay as they are. Lines that are wrong are
+// logged and left out.
 func (s *Server) Reload() error {
 	s.reload.Lock()
 	defer s.reload.Unlock()
@@ -95,8 +100,22 @@ func (s *Server) Reload() error {
 		s.metrics.reloads.WithLabelValues(resultError).Inc()
 		return err
 	}
-	for _, w := range warnings {
+	for _, w := range warnings[:min(len(warnings), maxRouteWarnings)] {
 		s.log.Warn(w)
+	}
+	if more := len(warnings) - maxRouteWarnings; more > 0 {
+		s.log.Warn(fmt.Sprintf("%d more lines of the routes file are wrong", more))
+	}
+	if old := s.routes.Load().table.Len(); table.Len() == 0 && len(warnings) > 0 {
+		s.metrics.reloads.WithLabelValues(resultError).Inc()
+		name := s.opts.RoutesFile
+		if len(s.opts.Routes) > 0 {
+			name = "<route>"
+		}
+		if old > 0 {
+			return fmt.Errorf("%s has no line that is a route; the %d routes from before stay in force", name, old)
+		}
+		return fmt.Errorf("%s has no line that is a route: every request gets 502 until it has", name)
 	}
 	s.routes.Store(s.newRouting(table))
 	s.metrics.reloads.WithLabelValues(resultOK).Inc()
@@ -176,7 +195,7 @@ func (s *Server) watch(ctx context.Context) {
 			settled = nil
 			loaded = s.fingerprint()
 			if err := s.Reload(); err != nil {
-				s.log.Warn(err.Error())
+				s.log.Error(err.Error())
 			}
 		case <-ctx.Done():
 			return

@@ -65,9 +65,14 @@ func TestReload(t *testing.T) {
 	r.log.wait(t, "INFO routes loaded with 1 entries")
 	expect("a")
 
+	change(write(file, "junk\n\x00\x01\nmore junk, and more\n"))
+	settled <- time.Time{}
+	r.log.wait(t, "ERROR "+file+" has no line that is a route; the 1 routes from before stay in force")
+	expect("a")
+
 	change(func() error { return os.Remove(file) })
 	settled <- time.Time{}
-	r.log.wait(t, "WARN unable to open routes file: "+file)
+	r.log.wait(t, "ERROR unable to open routes file: "+file)
 	expect("a") // what was in force stays
 
 	change(write(file, "* "+b.addr))
@@ -170,7 +175,7 @@ func TestReloadDuringRequest(t *testing.T) {
 
 func TestStartWithoutRoutesFile(t *testing.T) {
 	r := newRig(t, "", func(o *Options) { o.RoutesFile += ".missing" })
-	r.log.wait(t, "WARN unable to open routes file: "+r.srv.opts.RoutesFile)
+	r.log.wait(t, "ERROR unable to open routes file: "+r.srv.opts.RoutesFile)
 	if got := r.get("/"); got.body != "Route not found\n" {
 		t.Errorf("got %s %q", got.status(), got.body)
 	}
@@ -200,5 +205,15 @@ func TestUnsupportedIsLogged(t *testing.T) {
 func TestBadOptions(t *testing.T) {
 	if _, err := New(Options{}); err == nil || !strings.Contains(err.Error(), "Bus is not set") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A file without one route is complained of, but not endlessly.
+func TestJunkRoutes(t *testing.T) {
+	r := newRig(t, strings.Repeat("junk\n", 100), nil)
+	r.log.wait(t, "WARN 80 more lines of the routes file are wrong")
+	r.log.wait(t, "has no line that is a route: every request gets 502 until it has")
+	if got := r.get("/"); got.body != "Route not found\n" {
+		t.Errorf("got %q", got.body)
 	}
 }

@@ -91,7 +91,7 @@ func New(opts Options) (*Server, error) {
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.routes.Store(s.newRouting(nil))
 	if err := s.Reload(); err != nil {
-		s.log.Warn(err.Error())
+		s.log.Error(err.Error())
 	}
 	return s, nil
 }

@@ -32,10 +32,10 @@ type socket struct {
 	*exch
 	o      *outgoing
 	prefix string
-	grip   bool     // messages of the origin are interpreted
-	joined bool     // a handler knows of this connection
-	asked  uint64   // number of the last Control
-	tried  []string // targets that could not be reached
+	grip   bool      // messages of the origin are interpreted
+	joined bool      // a handler knows of this connection
+	asked  uint64    // number of the last Control
+	tried  []attempt // targets that could not be reached
 }
 
 // errDetached says that the origin's side is to be closed. The client has been
@@ -106,18 +106,16 @@ func (s *socket) judged(err error) (next bool, end error) {
 	case err == nil || errors.Is(err, errParked) || s.log.code != 0 || s.ctx.Err() != nil:
 		return false, err
 	case origin.TryNext(err), errors.Is(err, errTargetKind):
-		s.tried = append(s.tried, s.o.target.Name)
+		s.tried = append(s.tried, attempt{s.o.target, err})
 		return true, nil
 	case errors.Is(err, origin.ErrPolicy):
 		return false, s.failDebug(s.o, "Error: Origin host/IP blocked.")
 	}
 	s.s.log.Debug("target failed", "exchange", s.x.ID, "target", s.o.target.Name, "err", err)
-	return false, s.failDebug(s.o, generic)
+	return false, s.failDebug(s.o, notAnswered(s.o.target, err))
 }
 
-func (s *socket) noTarget() error {
-	return s.failDebug(s.o, "Unable to connect to any targets. Tried: "+strings.Join(s.tried, ", "))
-}
+func (s *socket) noTarget() error { return s.failDebug(s.o, notReached(s.tried)) }
 
 // handshake turns the request for the origin into a WebSocket handshake. The
 // client's own extensions end here: connmgr and the origin's connection have

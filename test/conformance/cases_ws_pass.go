@@ -314,7 +314,8 @@ func wsRefusalCases() []*Case {
 			Run: func(t *T) {
 				r := t.wsTry("/")
 				t.Equal("status line", r.Line, badGateway)
-				t.Equal("body", r.Body, t.expand("Unable to connect to any targets. Tried: {dead}, {dead}\n"))
+				first, _, _ := strings.Cut(r.Body, "\n") // more may be said after it
+				t.Equal("first line", first, t.expand("Unable to connect to any targets. Tried: {dead}, {dead}"))
 			},
 		},
 		{
