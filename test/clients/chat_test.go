@@ -53,7 +53,12 @@ type chatter struct {
 
 func chat(t *testing.T, url string) *chatter {
 	t.Helper()
-	cmd := command(t, "node", "chat.mjs", url)
+	return startChatter(t, "chat.mjs", url)
+}
+
+func startChatter(t *testing.T, args ...string) *chatter {
+	t.Helper()
+	cmd := command(t, "node", args...)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)

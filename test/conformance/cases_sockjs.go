@@ -80,7 +80,10 @@ func sockJSCases() []*Case {
 					r := t.Get(path)
 					t.Equal("status line", r.Line, "HTTP/1.1 200 OK")
 					t.Equal("Content-Type", strings.ToLower(r.Get("Content-Type")), "text/html; charset=utf-8")
-					t.Contains("page", r.Body, "cdn.jsdelivr.net/sockjs/")
+					t.Contains("page", r.Body, "SockJS.bootstrap_iframe();")
+					if !t.OnPushpin() { // which takes no default for sockjs_url
+						t.Contains("page", r.Body, "cdn.jsdelivr.net/sockjs/")
+					}
 					t.Equal("length of the tag", fmt.Sprint(len(r.Get("ETag"))), "34")
 					again := t.Get(path, "If-None-Match: "+r.Get("ETag"))
 					t.Equal("status", fmt.Sprint(again.Code()), "304")
@@ -140,7 +143,7 @@ func sockJSCases() []*Case {
 			},
 		},
 		{
-			ID: "ws-L4-large", Title: "a request of more than 100,000 bytes", Run: func(t *T) {
+			ID: "ws-L4-large", Title: "a request of more than 100,000 bytes", Pushpin: "fatal: the proxy ends", Run: func(t *T) {
 				path, _ := t.sockJSSession()
 				r := t.Post("POST "+path+"/xhr_send", `["`+strings.Repeat("x", 110_000)+`"]`)
 				t.Equal("answer", fmt.Sprint(r.Code())+" "+strings.TrimSpace(r.Body), "400 Request too large.")
@@ -251,7 +254,7 @@ func sockJSCases() []*Case {
 			},
 		},
 		{
-			ID: "ws-L9-abort", Title: "a client that leaves a poll", Run: func(t *T) {
+			ID: "ws-L9-abort", Title: "a client that leaves a poll", Pushpin: "wrong: the origin is not told within the time of a poll", Run: func(t *T) {
 				path, o := t.sockJSSession()
 				c := t.sockJSPoll(path)
 				t.pause()
@@ -294,7 +297,12 @@ func sockJSCases() []*Case {
 				r := t.Post("POST "+path+"/jsonp_send", "d=%5B%22q%22%5D", "Content-Type: application/x-www-form-urlencoded")
 				t.Equal("answer", r.Line+" "+r.Body, "HTTP/1.1 200 OK ok")
 				ws.Expect(wsText("q"))
-				t.Equal("answer to GET", t.Get(path+"/jsonp_send?d=%5B%22r%22%5D").Body, "ok")
+			},
+		},
+		{
+			ID: "ws-L11-get", Title: "messages by JSON-P in a query", Pushpin: "newest: 1.36 finds no payload", Run: func(t *T) {
+				path, ws := t.sockJSSession()
+				t.Equal("answer", t.Get(path+"/jsonp_send?d=%5B%22r%22%5D").Body, "ok")
 				ws.Expect(wsText("r"))
 			},
 		},
