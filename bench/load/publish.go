@@ -74,8 +74,8 @@ type publisher interface {
 	publish(channel int, done func(ok bool))
 }
 
-// httpPublisher posts over a few connections, each one publish at a time. A
-// server that closes after each gets a new connection for each; the time to
+// httpPublisher posts over a few connections, each one publish at a time, and
+// asks to keep them. A server that closes after each gets a new connection for each; the time to
 // open it counts as part of the publish.
 type httpPublisher struct {
 	src  *source
@@ -121,7 +121,7 @@ func (c *publishConn) send(channel int, done func(bool)) {
 	c.done, c.busy = done, true
 	body := c.p.src.next(channel)
 	p := c.p
-	p.req = fmt.Appendf(p.req[:0], "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n",
+	p.req = fmt.Appendf(p.req[:0], "POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nConnection: keep-alive\r\nContent-Length: %d\r\n\r\n",
 		strings.ReplaceAll(p.path, "{c}", channelName(channel)), p.addr, len(body))
 	p.req = append(p.req, body...)
 	if c.conn == nil {

@@ -122,7 +122,7 @@ type Handler struct {
 	PushInHTTPMaxHeadersSize  Bytes         `key:"push_in_http_max_headers_size" default:"10000" min:"256" max:"1M" doc:"Largest headers of a request to the control API."`
 	PushInHTTPMaxBodySize     Bytes         `key:"push_in_http_max_body_size" default:"1000000" min:"1" max:"256M" doc:"Largest body of a request to the control API."`
 	PushInHTTPMaxConns        int           `key:"push_in_http_max_connections" own:"yes" default:"128" min:"1" max:"100000" doc:"Connections that the control API serves at a time; more wait."`
-	PushInHTTPTimeout         time.Duration `key:"push_in_http_timeout" own:"yes" default:"30" unit:"s" min:"10ms" doc:"How long a connection to the control API may take for its request."`
+	PushInHTTPTimeout         time.Duration `key:"push_in_http_timeout" own:"yes" default:"30" unit:"s" min:"10ms" doc:"How long a connection to the control API may take for a request, and how long it may rest before the next one."`
 	PushInHTTPAuthIss         string        `key:"push_in_http_auth_iss" own:"yes" doc:"Issuer that tokens for the control API must name. Empty: any."`
 	PushInHTTPAuthKey         string        `key:"push_in_http_auth_key" own:"yes" secret:"yes" doc:"Key of such tokens (Authorization: Bearer and a JWT that expires): text, base64:DATA, or file:PATH with a hex key or a public key in PEM (EC P-256 or RSA). With no key, token or user set, the control API takes everybody."`
 	PushInHTTPAuthToken       string        `key:"push_in_http_auth_token" own:"yes" secret:"yes" doc:"Token that the control API takes as it is (Authorization: Bearer)."`

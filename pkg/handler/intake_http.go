@@ -20,11 +20,13 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/grip"
+	"github.com/holdfast/holdfast/pkg/http1"
 	"github.com/holdfast/holdfast/pkg/publish"
 )
 
 // The control API speaks as much HTTP as its contract needs: one request for a
-// connection, a body with a length. It is written on the bare connection because
+// connection, unless the client asks for more with "Connection: keep-alive", and
+// a body with a length. It is written on the bare connection because
 // a publish is small, so that what a general server does around it would be most
 // of its cost, and because texts and order of checks are part of the contract.
 
@@ -59,14 +61,26 @@ func (c *conns) add(conn net.Conn, now time.Time) bool {
 	return true
 }
 
-// asked notes that the request of conn is here.
-func (c *conns) asked(conn net.Conn) {
+// asked notes that a request of conn is here, and gives it its own time: the
+// connection may have rested before.
+func (c *conns) asked(conn net.Conn, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if state, ok := c.open[conn]; ok {
-		state.asked = true
-		c.open[conn] = state
+	if _, ok := c.open[conn]; ok {
+		c.open[conn] = connState{since: now, asked: true}
 	}
+}
+
+// rest reports whether conn may stay open for another request, and begins its
+// time anew. Half of the room is for connections that are used now.
+func (c *conns) rest(conn net.Conn, now time.Time, room int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.open[conn]; !ok || c.shut || 2*len(c.open) > room {
+		return false
+	}
+	c.open[conn] = connState{since: now}
+	return true
 }
 
 func (c *conns) remove(conn net.Conn) {
@@ -145,7 +159,7 @@ func (s *Server) acceptLoop(ctx context.Context, l net.Listener) error {
 
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 4096) }}
 
-// serveConn serves the one request of a connection.
+// serveConn serves the request of a connection, or its requests.
 func (s *Server) serveConn(conn net.Conn, local bool) {
 	defer func() { _ = conn.Close() }() // nobody is left to be told
 	raw := conn                         // what conns knows
@@ -167,12 +181,18 @@ func (s *Server) serveConn(conn net.Conn, local bool) {
 	br.Reset(conn)
 	defer func() { br.Reset(nil); readers.Put(br) }()
 
+	for s.serveRequest(br, conn, raw, local) {
+	}
+}
+
+// serveRequest serves one request and reports whether another may follow.
+func (s *Server) serveRequest(br *bufio.Reader, conn, raw net.Conn, local bool) bool {
 	req := request{version: "HTTP/1.1", local: local}
 	res, err := s.readRequest(br, conn, &req)
 	if err != nil {
-		return // it went away, or took too long
+		return false // it went away, or took too long
 	}
-	s.conns.asked(raw)
+	s.conns.asked(raw, time.Now())
 	var batch publish.Batch
 	if res == nil {
 		res, batch = s.respond(&req)
@@ -188,10 +208,13 @@ func (s *Server) serveConn(conn net.Conn, local bool) {
 	if len(batch.Items) > 0 && !batch.Report {
 		s.publishFor(intakeHTTP, batch.Items, nil)
 	}
-	_, _ = conn.Write(res.bytes(&req)) // it was published, whether the client waits for the answer or not
-	if req.unread || br.Buffered() > 0 {
+	unread := req.unread || br.Buffered() > 0
+	req.kept = !unread && res.code == 200 && req.wantsKeepAlive() && s.conns.rest(raw, time.Now(), s.opt.HTTPMaxConns)
+	_, err = conn.Write(res.bytes(&req)) // it was published, whether the client waits for the answer or not
+	if unread {
 		lingeringClose(conn)
 	}
+	return err == nil && req.kept
 }
 
 // lingeringClose lets the client read our answer before the connection is reset
@@ -250,10 +273,11 @@ type request struct {
 	body                 []byte
 	unread               bool // bytes of the request were not read
 	local                bool // came over the unix socket
+	kept                 bool // the connection stays open after it
 }
 
 // known are the header fields that mean something here.
-var known = []string{"Content-Length", "Transfer-Encoding", "Expect", "Accept", "Authorization"}
+var known = []string{"Content-Length", "Transfer-Encoding", "Expect", "Accept", "Authorization", "Connection"}
 
 func (r *request) add(name, value []byte) {
 	for _, k := range known {
@@ -275,6 +299,11 @@ func (r *request) get(name string) (value string, n int) {
 	}
 	return value, n
 }
+
+// wantsKeepAlive reports whether the client has said that it will use the
+// connection again. That of HTTP/1.1 is not taken for granted: Pushpin closes
+// after each request, and clients were written for that.
+func (r *request) wantsKeepAlive() bool { return http1.HasToken(r.header, "Connection", "keep-alive") }
 
 // response is an answer of the control API.
 type response struct {
@@ -317,7 +346,12 @@ func (r *response) bytes(req *request) []byte {
 	} else {
 		b = append(b, "Content-Type: text/plain\r\n"...)
 	}
-	b = append(b, "Connection: close\r\nContent-Length: "...)
+	if req.kept {
+		b = append(b, "Connection: keep-alive\r\n"...)
+	} else {
+		b = append(b, "Connection: close\r\n"...)
+	}
+	b = append(b, "Content-Length: "...)
 	b = strconv.AppendInt(b, int64(len(r.body)), 10)
 	b = append(b, "\r\n\r\n"...)
 	if req.method == "HEAD" {

@@ -1,10 +1,12 @@
 package handler
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -160,7 +162,7 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	now := time.Now()
 	c.add(idle, now)
 	c.add(busy, now)
-	c.asked(busy)
+	c.asked(busy, now)
 	now = now.Add(patience)
 	for _, tt := range []struct {
 		room int
@@ -174,6 +176,68 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 		if err := busy.SetReadDeadline(time.Time{}); err != nil {
 			t.Errorf("room for %d: the busy connection was closed", tt.room)
 		}
+	}
+}
+
+// A publisher that asks for it keeps its connection, until it makes a mistake or
+// the room is needed.
+func TestKeepAlive(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.HTTPMaxConns = 4 })
+	h := r.hold(frame.ModeStream, ch("a"))
+	dial := func() (net.Conn, *bufio.Reader) {
+		c, err := net.Dial("tcp", r.s.HTTPAddr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		return c, bufio.NewReader(c)
+	}
+	ask := func(c net.Conn, br *bufio.Reader, connection, body string) (status int, kept bool) {
+		t.Helper()
+		if _, err := fmt.Fprintf(c, "POST /publish/ HTTP/1.1\r\nConnection: %s\r\nContent-Length: %d\r\n\r\n%s", connection, len(body), body); err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.ReadResponse(br, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, res.Body); err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if kept = !res.Close; !kept {
+			if _, err := br.ReadByte(); !errors.Is(err, io.EOF) {
+				t.Errorf("after its last answer the connection says %v", err)
+			}
+		}
+		return res.StatusCode, kept
+	}
+	const item = `{"items":[{"channel":"a","formats":{"http-stream":{"content":"x"}}}]}`
+	c, br := dial()
+	for range 3 {
+		if status, kept := ask(c, br, "Keep-Alive", item); status != 200 || !kept {
+			t.Fatalf("status %d, kept %v", status, kept)
+		}
+	}
+	r.expect(h, "x", "x", "x")
+	if _, kept := ask(c, br, "close", item); kept {
+		t.Error("kept although the client did not want it")
+	}
+	c, br = dial()
+	if status, kept := ask(c, br, "keep-alive", `{"items":7}`); status != 400 || kept {
+		t.Errorf("after a mistake: status %d, kept %v", status, kept)
+	}
+	var open [2]net.Conn
+	for i := range open {
+		open[i], br = dial()
+		if _, kept := ask(open[i], br, "keep-alive", item); !kept {
+			t.Fatal("not kept")
+		}
+	}
+	c, br = dial()
+	if _, kept := ask(c, br, "keep-alive", item); kept {
+		t.Error("kept although half of the room is taken")
 	}
 }
 

@@ -116,8 +116,8 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("control API: %w", err)
 	}
 	if o.HTTPAddr != "" {
-		// Connections live for one request, within HTTPTimeout: keep-alive probes
-		// would be four system calls for nothing.
+		// Most connections live for one request, and all for HTTPTimeout without
+		// one: keep-alive probes would be four system calls for nothing.
 		lc := net.ListenConfig{KeepAlive: -1}
 		if s.listener, err = lc.Listen(context.Background(), "tcp", o.HTTPAddr); err != nil {
 			return nil, fmt.Errorf("control API: %w", err)
