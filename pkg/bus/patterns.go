@@ -203,7 +203,7 @@ func NewPub(o SocketOptions) (*Pub, error) {
 				c.subs.remove(topic)
 			case 1:
 				if c.subs.add(topic); c.subs.bytes > maxSubscriptionBytes {
-					s.log.Warn("connection closed", "remote", c.remote.String(), "reason", "too many subscriptions")
+					s.warn("connection closed", "remote", c.remote.String(), "reason", "too many subscriptions")
 					c.close()
 				}
 			}

@@ -185,15 +185,24 @@ func (s *Server) gotNext(h *hold, uri string, r *frame.Fetched) {
 	}
 	if in.Hold == frame.ModeNone {
 		// Fetched when the client has taken what there is, not before.
+		wait := m.links.wait(s.now(), in.Next.URI == uri || len(body) == 0)
+		next := func() {
+			if wait == 0 {
+				s.fetchNext(h)
+				return
+			}
+			m.timer.Owner = h // it stays fetching until then
+			s.timers.Set(&m.timer, s.now().Add(wait))
+		}
 		if len(body) > 0 {
 			s.lastFetch++
 			pub := pacing | s.lastFetch
-			s.paced[pub] = pace{h, func() { s.fetchNext(h) }}
+			s.paced[pub] = pace{h, next}
 			if !s.sendUpdate(h, body, pub) {
 				delete(s.paced, pub)
 			}
 		} else if s.sendUpdate(h, nil, 0) {
-			s.fetchNext(h)
+			next()
 		}
 		return
 	}
@@ -208,6 +217,40 @@ func (s *Server) gotNext(h *hold, uri string, r *frame.Fetched) {
 		m.again = false
 		s.requestUpdate(h, true)
 	}
+}
+
+// linkPace keeps a row of links without holds from being followed as fast as the
+// origin answers: a link that leads to itself, or around in a circle, would never
+// end. Pages of a long answer may follow each other at once, up to a number.
+type linkPace struct {
+	followed int       // at once, of late
+	since    time.Time // when followed was brought up to date
+}
+
+const (
+	// linkBurst is how many links may be followed at once, and linkEvery the time
+	// after which there may be one more.
+	linkBurst = 100
+	linkEvery = 100 * time.Millisecond
+	// idleLink is the time between links that bring nothing, or lead to
+	// themselves.
+	idleLink = time.Second
+)
+
+// wait returns how long to wait before the next link. idle says that this one
+// brought nothing new.
+func (p *linkPace) wait(now time.Time, idle bool) time.Duration {
+	if back := int(now.Sub(p.since) / linkEvery); back > 0 {
+		p.followed, p.since = max(p.followed-back, 0), now
+	}
+	switch {
+	case idle:
+		return idleLink
+	case p.followed >= linkBurst:
+		return linkEvery
+	}
+	p.followed++
+	return 0
 }
 
 // pacing marks the numbers of next links' bodies: they are no publications.

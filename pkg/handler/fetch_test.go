@@ -291,3 +291,58 @@ func TestFetchWithoutProxy(t *testing.T) {
 	r.expectFinish(h, "\n\nfilter error: network request failed: disconnected\n")
 	r.balanced()
 }
+
+// A link that leads to itself is followed once a second, not as fast as the
+// origin answers.
+func TestNextLinkToItself(t *testing.T) {
+	for name, body := range map[string]string{"self": "again\n", "empty": ""} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			again := "</self>; rel=next"
+			if name == "empty" {
+				again = "</other>; rel=next"
+			}
+			r.origin(map[string][]*frame.Fetched{
+				"http://example.com/self":  {answer(200, body, "Grip-Link: "+again), answer(200, "end\n")},
+				"http://example.com/other": {answer(200, "end\n")},
+			})
+			h := r.holdWith(frame.ModeNone, next("/self"))
+			r.wait("its timer runs", func() bool {
+				r.s.mu.Lock()
+				defer r.s.mu.Unlock()
+				for _, h := range r.s.peers["connmgr.0"].holds {
+					return h.more.timer.Active()
+				}
+				return false
+			})
+			r.flush()
+			if n := len(r.fetched()); n != 1 {
+				t.Fatalf("%d requests without a pause", n)
+			}
+			r.clock.advance(1200 * time.Millisecond)
+			r.expectFinish(h, "end\n")
+		})
+	}
+}
+
+func TestLinkPace(t *testing.T) {
+	var p linkPace
+	now := time.Unix(1e9, 0)
+	for i := range linkBurst {
+		if d := p.wait(now, false); d != 0 {
+			t.Fatalf("link %d has to wait for %v", i, d)
+		}
+	}
+	if d := p.wait(now, false); d != linkEvery {
+		t.Errorf("after the burst: got %v", d)
+	}
+	if d := p.wait(now, true); d != idleLink {
+		t.Errorf("idle: got %v", d)
+	}
+	now = now.Add(2 * linkEvery)
+	for _, want := range []time.Duration{0, 0, linkEvery} {
+		if d := p.wait(now, false); d != want {
+			t.Errorf("two ticks later: got %v, want %v", d, want)
+		}
+	}
+}

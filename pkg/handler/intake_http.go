@@ -241,10 +241,10 @@ func (s *Server) handshake(raw net.Conn) net.Conn {
 	}
 	s.metrics.invalid[intakeHTTP].Inc()
 	s.mu.Lock()
-	ok := s.skipLog.allow(s.now())
+	skipped, ok := s.skipLog.allow(s.now())
 	s.mu.Unlock()
 	if ok {
-		s.log.Warn("control API: no TLS connection", "client", raw.RemoteAddr().String(), "err", err)
+		s.log.Warn("control API: no TLS connection", "client", raw.RemoteAddr().String(), "err", err, "not_logged", skipped)
 	}
 	var header tls.RecordHeaderError
 	if errors.As(err, &header) && header.RecordHeader[0] >= 'A' && header.RecordHeader[0] <= 'Z' {

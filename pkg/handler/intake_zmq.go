@@ -129,9 +129,11 @@ func (s *Server) subLoop(ctx context.Context, sub *bus.Sub) error {
 func (s *Server) skip(intake, text string) {
 	s.metrics.invalid[intake].Inc()
 	s.mu.Lock()
-	ok := s.skipLog.allow(s.now())
+	skipped, ok := s.skipLog.allow(s.now())
 	s.mu.Unlock()
-	if ok {
+	if ok && skipped > 0 {
+		s.log.Warn(text, "not_logged", skipped)
+	} else if ok {
 		s.log.Warn(text)
 	}
 }

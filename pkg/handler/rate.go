@@ -86,8 +86,8 @@ func (s *Server) enqueue(it *publish.Item, f *publish.Format, g *group) {
 		if isDelivery(f, g.Key.mode) {
 			s.dropped(it, frame.ReasonRate, j.n)
 		}
-		if s.rateLog.allow(s.now()) {
-			s.log.Warn("exceeded publish hwm, dropping message", "hwm", l.hwm, "route", b.route.Value(), "channel", it.Channel)
+		if skipped, ok := s.rateLog.allow(s.now()); ok {
+			s.log.Warn("exceeded publish hwm, dropping message", "hwm", l.hwm, "route", b.route.Value(), "channel", it.Channel, "not_logged", skipped)
 		}
 		return
 	}
@@ -163,12 +163,18 @@ func (s *Server) runJob(j *job) {
 }
 
 // logLimit lets one line a second through.
-type logLimit struct{ next time.Time }
+type logLimit struct {
+	next    time.Time
+	skipped int
+}
 
-func (l *logLimit) allow(now time.Time) bool {
+// allow reports whether to log now, and how many lines were left out before.
+func (l *logLimit) allow(now time.Time) (skipped int, ok bool) {
 	if now.Before(l.next) {
-		return false
+		l.skipped++
+		return 0, false
 	}
-	l.next = now.Add(time.Second)
-	return true
+	skipped = l.skipped
+	l.next, l.skipped = now.Add(time.Second), 0
+	return skipped, true
 }

@@ -282,8 +282,8 @@ func (s *Server) send(to string, f frame.Frame) error {
 	err := s.opt.Bus.Send(to, frame.Encode(f))
 	if err != nil {
 		s.metrics.sendErrors.Inc()
-		if s.sendLog.allow(s.now()) {
-			s.log.Warn("frame not sent", "peer", to, "frame", f.Type().String(), "err", err)
+		if skipped, ok := s.sendLog.allow(s.now()); ok {
+			s.log.Warn("frame not sent", "peer", to, "frame", f.Type().String(), "err", err, "not_logged", skipped)
 		}
 	}
 	return err

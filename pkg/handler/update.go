@@ -76,7 +76,8 @@ type follow struct {
 	asking   bool
 	asked    *publish.Item // what asks, if it is a delivery, to be accounted for if it comes to nothing
 	failures int           // of the fetch at hand
-	again    bool          // an update came while fetching
+	links    linkPace
+	again    bool // an update came while fetching
 	queue    []queued
 }
 
