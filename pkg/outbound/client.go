@@ -312,12 +312,25 @@ func (c *Client) prepare(r *Request, kind string, more []frame.Field) (*prepared
 		}
 	} else {
 		h = http1.Del(h, "Content-Length") // it is sent as BodyLen says
+		if len(r.Body) == 0 && usuallyHasBody(r.Method) {
+			h = append(h, frame.Field{Name: "Content-Length", Value: "0"})
+		}
 	}
 	if t.basic != "" && !http1.Has(h, "Authorization") {
 		h = append(h, frame.Field{Name: "Authorization", Value: t.basic})
 	}
 	p.send.Header = append(append([]frame.Field{{Name: "Host"}}, h...), more...)
 	return p, c.aim(p, r.ConnectHost)
+}
+
+// usuallyHasBody tells methods for which a server may wait for a body if there
+// is no length.
+func usuallyHasBody(method string) bool {
+	switch method {
+	case "GET", "HEAD", "OPTIONS", "DELETE", "TRACE", "CONNECT":
+		return false
+	}
+	return true
 }
 
 // aim points p at its target, if it may go there.

@@ -253,8 +253,10 @@ func (f *front) fromPull(ctx context.Context, parts [][]byte) {
 	switch {
 	case p.From == "" || len(p.IDs) == 0:
 		s.kind = kindForgotten
+	case isWebSocket(p.URI):
+		s.kind, s.id = kindWebSocket, p.IDs[0]
 	default:
-		s.kind, s.id = kindHTTP, p.IDs[0]
+		s.kind, s.id, s.ended = kindHTTP, p.IDs[0], !p.More
 	}
 	if !f.register(s) {
 		// An answer would be taken for one of the session that has the id.
@@ -357,19 +359,6 @@ func (f *front) register(s *session) bool {
 	f.open[s] = struct{}{}
 	f.s.metrics.sessions.WithLabelValues(s.kind).Inc()
 	return true
-}
-
-// rename changes the kind of a session that is one of addressed before and after.
-func (f *front) rename(s *session, kind string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if _, ok := f.open[s]; ok {
-		f.s.metrics.sessions.WithLabelValues(s.kind).Dec()
-		f.s.metrics.sessions.WithLabelValues(kind).Inc()
-	}
-	s.kind = kind
 }
 
 // forget takes s out.

@@ -87,9 +87,6 @@ func (s *session) runHTTP(r *outbound.Request, p *zhttp.Request) {
 		s.failWith(err)
 		return
 	}
-	s.mu.Lock()
-	s.ended = !p.More
-	s.mu.Unlock()
 	if s.kind == kindHTTP {
 		first := &zhttp.Response{Type: zhttp.KeepAlive, Multi: s.multi}
 		if p.More {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
 	"sync"
 	"time"
 
@@ -38,7 +37,7 @@ const maxCredits = 1 << 40
 type session struct {
 	// Set once.
 	f        *front
-	kind     string // kindHTTP may become kindWebSocket at the beginning of run
+	kind     string
 	format   zhttp.Format
 	from     string
 	id       zhttp.ID
@@ -116,11 +115,9 @@ func (s *session) run(p *zhttp.Request) {
 		defer t.Stop()
 	}
 	r := s.request(p)
-	ws := strings.HasPrefix(strings.ToLower(p.URI), "ws")
+	ws := s.kind == kindWebSocket
 	switch {
-	case ws && s.kind != kindHTTP:
-		s.fail(badRequest)
-	case (ws || p.More) && s.id.Seq != 0:
+	case !ws && isWebSocket(p.URI), (ws || p.More) && s.id.Seq != 0:
 		s.fail(badRequest)
 	case ws:
 		s.runWebSocket(r)

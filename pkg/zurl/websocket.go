@@ -2,6 +2,7 @@ package zurl
 
 import (
 	"encoding/binary"
+	"strings"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -10,9 +11,13 @@ import (
 	"github.com/holdfast/holdfast/pkg/zhttp"
 )
 
+func isWebSocket(uri string) bool {
+	scheme, _, _ := strings.Cut(uri, ":")
+	return strings.EqualFold(scheme, "ws") || strings.EqualFold(scheme, "wss")
+}
+
 // runWebSocket joins the client with a WebSocket server, frame by frame.
 func (s *session) runWebSocket(r *outbound.Request) {
-	s.f.rename(s, kindWebSocket)
 	if err := s.f.s.client.Check(r); err != nil {
 		s.failWith(err)
 		return
