@@ -66,7 +66,7 @@ var packages = []struct {
 		"pkg/bus", "pkg/channel", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/hook", "pkg/http1", "pkg/publish", "pkg/tnet",
 		"pkg/unixsock", "pkg/wheel",
 	}},
-	{"pkg/zurl", "requests for others", []string{"pkg/bus", "pkg/frame", "pkg/netpolicy", "pkg/outbound", "pkg/webhook", "pkg/zhttp"}},
+	{"pkg/zurl", "requests for others", []string{"pkg/bus", "pkg/frame", "pkg/http1", "pkg/netpolicy", "pkg/outbound", "pkg/webhook", "pkg/zhttp"}},
 	{"pkg/griptest", "the four processes in one, for tests", []string{
 		"pkg/bus", "pkg/bus/bustest", "pkg/connmgr", "pkg/frame", "pkg/handler", "pkg/origin", "pkg/proxy", "pkg/route", "pkg/zurl",
 	}},
@@ -79,7 +79,7 @@ var programs = map[string][]string{
 	"cmd/connmgr":      {"cmd/internal/cli", "pkg/config", "pkg/connmgr", "pkg/frame"},
 	"cmd/proxy":        {"cmd/internal/cli", "pkg/config", "pkg/proxy", "pkg/route"},
 	"cmd/handler":      {"cmd/internal/cli", "pkg/bus", "pkg/config", "pkg/grip", "pkg/handler", "pkg/publish", "pkg/route", "pkg/unixsock"},
-	"cmd/zurl":         {"cmd/internal/cli", "pkg/config", "pkg/netpolicy", "pkg/zurl"},
+	"cmd/zurl":         {"cmd/internal/cli", "pkg/config", "pkg/netpolicy", "pkg/webhook", "pkg/zurl"},
 }
 
 // modules says where a module from outside may be imported, and why there alone.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -86,6 +87,7 @@ func options(c *config.Config) (handler.Options, error) {
 	o.MessageWait, o.IDCacheTTL = h.MessageWait, h.IDCacheTTL
 	o.SubscriptionMax, o.SubscriptionLinger = h.ConnectionSubscriptionMax, h.SubscriptionLinger
 	o.UpdateOnFirstSubscription = h.UpdateOnFirstSubscription
+	o.Webhooks, o.WebhookTimeout = webhooks(c), h.WebhookTimeout
 	local, err := c.ControlSocket()
 	if err != nil {
 		return o, cli.UsageError{Err: fmt.Errorf("handler.push_in_http_local: %w", err)}
@@ -106,4 +108,20 @@ func options(c *config.Config) (handler.Options, error) {
 		return o, cli.UsageError{Err: errors.New("handler.push_in_http_auth_iss: tokens need a key too, see push_in_http_auth_key")}
 	}
 	return o, nil
+}
+
+// webhooks says whether publishes have to wait for what zurl has to say.
+func webhooks(c *config.Config) handler.Webhooks {
+	switch {
+	case c.Handler.Webhooks == "off" || c.Zurl.WebhookStore == "":
+		return handler.WebhooksOff
+	case c.Handler.Webhooks == "required":
+		return handler.WebhooksRequired
+	}
+	for _, name := range []string{c.Zurl.WebhookStore, c.Path(c.Zurl.WebhookFile)} {
+		if _, err := os.Stat(name); err == nil && name != "" {
+			return handler.WebhooksRequired
+		}
+	}
+	return handler.WebhooksAuto
 }

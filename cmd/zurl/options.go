@@ -3,11 +3,13 @@ package main
 import (
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/holdfast/holdfast/cmd/internal/cli"
 	"github.com/holdfast/holdfast/pkg/config"
 	"github.com/holdfast/holdfast/pkg/netpolicy"
+	"github.com/holdfast/holdfast/pkg/webhook"
 	"github.com/holdfast/holdfast/pkg/zurl"
 )
 
@@ -17,8 +19,21 @@ var program = cli.Program{
 	Runtime: func(c *config.Config) (config.Runtime, string) { return c.Zurl.Runtime, c.Admin.Zurl },
 	Grace:   func(c *config.Config) time.Duration { return c.Zurl.DrainTime },
 	Check: func(c *config.Config) ([]string, error) {
-		_, err := options(c)
-		return nil, err
+		o, err := options(c)
+		if err != nil || o.Webhooks.File == "" {
+			return nil, err
+		}
+		b, err := os.ReadFile(o.Webhooks.File)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+			return nil, nil
+		case err == nil:
+			_, err = webhook.ParseFile(b)
+		}
+		if err != nil {
+			return nil, cli.UsageError{Err: fmt.Errorf("%s: %w", o.Webhooks.File, err)}
+		}
+		return nil, nil
 	},
 	New: func(e cli.Env) (cli.Server, error) {
 		o, err := options(e.Config)
@@ -51,5 +66,9 @@ func options(c *config.Config) (zurl.Options, error) {
 	o.SessionTimeout, o.MaxAge, o.NoIPv6 = z.Timeout, z.MaxAge, !z.AllowIPv6
 	o.MaxFetches, o.MaxQueued, o.MaxBody, o.FetchTimeout = z.MaxFetches, z.MaxQueued, int64(z.MaxBody), z.FetchTimeout
 	o.MaxHead, o.ConnectTimeout, o.DrainTime = int64(z.MaxHead), z.ConnectTimeout, z.DrainTime
+	o.Webhooks = zurl.Webhooks{Store: z.WebhookStore, Early: z.WebhookAck == "queued", MaxBytes: int64(z.WebhookMaxBytes)}
+	if z.WebhookFile != "" {
+		o.Webhooks.File = c.Path(z.WebhookFile)
+	}
 	return o, nil
 }

@@ -146,7 +146,7 @@ func (x *Index[K, O]) Tick(deliver Deliver[K, O]) {
 // itemSize estimates what an item that waits keeps in memory.
 func itemSize(it *publish.Item) int {
 	n := 512 + len(it.Channel) + len(it.ID) + len(it.PrevID)
-	for _, f := range []*publish.Format{it.Response, it.Stream, it.WebSocket} {
+	for _, f := range []*publish.Format{it.Response, it.Stream, it.WebSocket, it.Request} {
 		if f != nil {
 			n += len(f.Body)
 			for _, h := range f.Header {

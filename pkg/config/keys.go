@@ -141,6 +141,8 @@ type Handler struct {
 	UpdateOnFirstSubscription bool          `key:"update_on_first_subscription" default:"true" doc:"Whether held requests of a channel ask their origin again shortly after its first subscription."`
 	ConnectionSubscriptionMax int           `key:"connection_subscription_max" default:"20" min:"1" doc:"Channels per connection."`
 	SubscriptionLinger        time.Duration `key:"subscription_linger" default:"60" unit:"s" min:"0s" doc:"How long a channel's subscription outlives its last long poll."`
+	Webhooks                  string        `key:"webhooks" own:"yes" default:"auto" oneof:"auto,required,off" doc:"Whether publications go to webhooks. auto: yes, and after a start publishes wait until zurl has said who wants them, if there is a webhook store or file on this host. required: they wait in any case; for a zurl on another host. off: no."`
+	WebhookTimeout            time.Duration `key:"webhook_timeout" own:"yes" default:"5" unit:"s" min:"10ms" max:"30s" doc:"How long a publish waits for its webhooks to be on disk. After that it is refused."`
 	StatsSubscriptionTTL      time.Duration `key:"stats_subscription_ttl" default:"60" unit:"s" min:"1s" doc:"How long a sub statistic is good for before it is sent again."`
 	StatsReportInterval       time.Duration `key:"stats_report_interval" default:"10" unit:"s" min:"1s" doc:"How often to send the report statistic."`
 	StatsFormat               string        `key:"stats_format" default:"tnetstring" oneof:"tnetstring,json" doc:"Encoding of statistics."`
@@ -174,6 +176,10 @@ type Zurl struct {
 	Allow           []string      `key:"allow" doc:"What may be called: names, addresses, patterns with one *, networks such as 10.1.0.0/16, or @internal for all private, local and reserved addresses; each with :PORT or :FIRST-LAST if wanted."`
 	Deny            []string      `key:"deny" default:"@internal" doc:"What may not be called, in the same form. Requests that a trusted route leads to are exempt."`
 	DrainTime       time.Duration `key:"drain_time" default:"5" unit:"s" min:"0s" doc:"How long a zurl that is stopped lets open requests go on."`
+	WebhookStore    string        `key:"webhook_store" default:"state/webhooks.db" doc:"The file that webhook endpoints and queues are in, relative to the working directory. It is made, with its directory, when the first endpoint is. Empty: no webhooks."`
+	WebhookFile     string        `key:"webhook_file" default:"webhooks" doc:"The file that declares webhook endpoints, in JSON; a relative path starts from the directory of this file. It need not exist, and is read again when it changes."`
+	WebhookAck      string        `key:"webhook_ack" default:"disk" oneof:"disk,queued" doc:"When a publish is acknowledged: disk, when its webhooks are on disk; queued, when they are in memory, which is faster and loses what was not written yet if zurl is killed."`
+	WebhookMaxBytes Bytes         `key:"webhook_max_bytes" default:"1G" min:"1M" max:"1024G" doc:"What all webhook queues may hold together. Publishes that need more are refused."`
 	Runtime
 }
 

@@ -149,6 +149,16 @@ func newFrame(t Type) Frame {
 		return new(Check)
 	case TypeChecked:
 		return new(Checked)
+	case TypeHooks:
+		return new(Hooks)
+	case TypeEnqueue:
+		return new(Enqueue)
+	case TypeEnqueued:
+		return new(Enqueued)
+	case TypeHookCall:
+		return new(HookCall)
+	case TypeHookAnswer:
+		return new(HookAnswer)
 	}
 	return nil
 }
@@ -923,4 +933,64 @@ func (f *Checked) fields(c coder) {
 		xid(c, &e.X)
 		c.end()
 	})
+}
+
+// Type implements Frame.
+func (*Hooks) Type() Type { return TypeHooks }
+
+func (f *Hooks) fields(c coder) {
+	c.str(&f.Store)
+	c.uint(&f.Version)
+	strs(c, &f.Patterns)
+	c.bool(&f.Events)
+	c.bool(&f.More)
+}
+
+// Type implements Frame.
+func (*Enqueue) Type() Type { return TypeEnqueue }
+
+func (f *Enqueue) fields(c coder) {
+	c.uint(&f.Token)
+	c.str(&f.Store)
+	list(c, &f.Messages, func(e *HookMessage) {
+		c.beginGroup()
+		c.str(&e.ID)
+		c.str(&e.Kind)
+		c.str(&e.Channel)
+		c.str(&e.Endpoint)
+		c.uint(&e.Millis)
+		c.str(&e.Method)
+		c.header(&e.Header)
+		c.bytes(&e.Body)
+		c.end()
+	})
+}
+
+// Type implements Frame.
+func (*Enqueued) Type() Type { return TypeEnqueued }
+
+func (f *Enqueued) fields(c coder) {
+	c.uint(&f.Token)
+	c.str(&f.Condition)
+	c.str(&f.Text)
+}
+
+// Type implements Frame.
+func (*HookCall) Type() Type { return TypeHookCall }
+
+func (f *HookCall) fields(c coder) {
+	c.uint(&f.Token)
+	c.str(&f.Method)
+	c.str(&f.Path)
+	c.str(&f.Query)
+	c.bytes(&f.Body)
+}
+
+// Type implements Frame.
+func (*HookAnswer) Type() Type { return TypeHookAnswer }
+
+func (f *HookAnswer) fields(c coder) {
+	c.uint(&f.Token)
+	u16(c, &f.Code)
+	c.bytes(&f.Body)
 }

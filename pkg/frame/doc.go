@@ -66,31 +66,36 @@ type Type uint8
 
 // Frame types. The comment says who sends it to whom.
 const (
-	TypeRequest  Type = 1  // connmgr → proxy: a client's request begins
-	TypeResponse Type = 2  // proxy → connmgr: the response begins
-	TypeBody     Type = 3  // both ways: body bytes, trailers, end
-	TypeCredit   Type = 4  // both ways: body bytes were consumed
-	TypeCancel   Type = 5  // both ways: this exchange is over, with a reason
-	TypeAccept   Type = 6  // proxy → handler: take this exchange over
-	TypeAccepted Type = 7  // handler → proxy: answer to Accept
-	TypeHold     Type = 8  // handler → connmgr: hold the client's connection
-	TypeUpdate   Type = 9  // handler → connmgr: a hold's groups or record changed
-	TypeFinish   Type = 10 // handler → connmgr: end a hold
-	TypeRetry    Type = 11 // handler → connmgr: ask the origin anew for a hold
-	TypeDeliver  Type = 12 // handler → connmgr: one publication for a group
-	TypeReport   Type = 13 // connmgr → handler: what publications came to
-	TypeClosed   Type = 14 // connmgr → handler: a hold is over
-	TypeRecords  Type = 15 // connmgr → handler: hold records for a new handler
-	TypeFetch    Type = 16 // any → zurl: make this request
-	TypeFetched  Type = 17 // zurl → any: its result
-	TypeMessage  Type = 18 // both ways: one WebSocket message or control frame
-	TypeSession  Type = 19 // proxy → connmgr: the record of a WebSocket-over-HTTP session
-	TypeControl  Type = 20 // proxy → handler, handler → proxy: WebSocket control
-	TypeTune     Type = 21 // proxy → connmgr, connmgr → proxy: what to do with a WebSocket besides messages
-	TypeStats    Type = 22 // proxy → handler: what it counts, for statistics
-	TypeWatch    Type = 23 // handler → proxy: whether Stats is to tell of single connections
-	TypeCheck    Type = 24 // handler → proxy: which of these connections do you serve?
-	TypeChecked  Type = 25 // proxy → handler: answer to Check
+	TypeRequest    Type = 1  // connmgr → proxy: a client's request begins
+	TypeResponse   Type = 2  // proxy → connmgr: the response begins
+	TypeBody       Type = 3  // both ways: body bytes, trailers, end
+	TypeCredit     Type = 4  // both ways: body bytes were consumed
+	TypeCancel     Type = 5  // both ways: this exchange is over, with a reason
+	TypeAccept     Type = 6  // proxy → handler: take this exchange over
+	TypeAccepted   Type = 7  // handler → proxy: answer to Accept
+	TypeHold       Type = 8  // handler → connmgr: hold the client's connection
+	TypeUpdate     Type = 9  // handler → connmgr: a hold's groups or record changed
+	TypeFinish     Type = 10 // handler → connmgr: end a hold
+	TypeRetry      Type = 11 // handler → connmgr: ask the origin anew for a hold
+	TypeDeliver    Type = 12 // handler → connmgr: one publication for a group
+	TypeReport     Type = 13 // connmgr → handler: what publications came to
+	TypeClosed     Type = 14 // connmgr → handler: a hold is over
+	TypeRecords    Type = 15 // connmgr → handler: hold records for a new handler
+	TypeFetch      Type = 16 // any → zurl: make this request
+	TypeFetched    Type = 17 // zurl → any: its result
+	TypeMessage    Type = 18 // both ways: one WebSocket message or control frame
+	TypeSession    Type = 19 // proxy → connmgr: the record of a WebSocket-over-HTTP session
+	TypeControl    Type = 20 // proxy → handler, handler → proxy: WebSocket control
+	TypeTune       Type = 21 // proxy → connmgr, connmgr → proxy: what to do with a WebSocket besides messages
+	TypeStats      Type = 22 // proxy → handler: what it counts, for statistics
+	TypeWatch      Type = 23 // handler → proxy: whether Stats is to tell of single connections
+	TypeCheck      Type = 24 // handler → proxy: which of these connections do you serve?
+	TypeChecked    Type = 25 // proxy → handler: answer to Check
+	TypeHooks      Type = 26 // zurl → handler: whose messages webhooks want
+	TypeEnqueue    Type = 27 // handler → zurl: put these messages into webhook queues
+	TypeEnqueued   Type = 28 // zurl → handler: they are on disk, or not
+	TypeHookCall   Type = 29 // handler → zurl: a request to the webhooks part of the control API
+	TypeHookAnswer Type = 30 // zurl → handler: its answer
 )
 
 func (t Type) String() string {
@@ -107,6 +112,8 @@ var typeNames = [...]string{
 	TypeReport: "report", TypeClosed: "closed", TypeRecords: "records", TypeFetch: "fetch",
 	TypeFetched: "fetched", TypeMessage: "message", TypeSession: "session", TypeControl: "control",
 	TypeTune: "tune", TypeStats: "stats", TypeWatch: "watch", TypeCheck: "check", TypeChecked: "checked",
+	TypeHooks: "hooks", TypeEnqueue: "enqueue", TypeEnqueued: "enqueued", TypeHookCall: "hook-call",
+	TypeHookAnswer: "hook-answer",
 }
 
 // Reason says why something ended or was dropped. It crosses the bus as a

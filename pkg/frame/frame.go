@@ -510,3 +510,66 @@ type Checked struct {
 	Token uint64
 	Found []FoundConn
 }
+
+// Hooks says which channels have webhooks (zurl → handler): at every start of
+// either, and whenever it changes. The parts of one version follow each other.
+type Hooks struct {
+	Store    string // names the file, whichever zurl has it open; "" if there is none
+	Version  uint64
+	Patterns []string // of channels whose messages are wanted
+	Events   bool     // some endpoint wants events of connections
+	More     bool     // further parts follow
+}
+
+// HookMessage is one message for webhooks. ID is the webhook-id: a message that
+// comes again with the same one is not queued again.
+type HookMessage struct {
+	ID       string
+	Kind     string
+	Channel  string
+	Endpoint string // the only one that gets it; "": all that match
+	Millis   uint64 // when it was made, in Unix time
+	Method   string
+	Header   []Field
+	Body     []byte
+}
+
+// Enqueue puts messages into webhook queues, all or none. The handler keeps it
+// until Enqueued, and sends it again when the store shows up again.
+type Enqueue struct {
+	Token    uint64
+	Store    string
+	Messages []HookMessage
+}
+
+// Conditions of Enqueued.
+const (
+	HooksNotReady = "not-ready"    // the store is not open: wait for Hooks
+	HooksFull     = "queue-full"   // an endpoint's queue is full, and it wants to refuse
+	HooksStore    = "store-failed" // the disk did not take it
+	HooksBusy     = "too-busy"
+)
+
+// Enqueued answers Enqueue. Condition is "" when the messages are on disk.
+type Enqueued struct {
+	Token     uint64
+	Condition string
+	Text      string
+}
+
+// HookCall is a request to the webhooks part of the control API. Path begins
+// behind /webhooks.
+type HookCall struct {
+	Token  uint64
+	Method string
+	Path   string
+	Query  string
+	Body   []byte
+}
+
+// HookAnswer answers HookCall. Body is JSON.
+type HookAnswer struct {
+	Token uint64
+	Code  uint16
+	Body  []byte
+}

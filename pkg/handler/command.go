@@ -86,6 +86,9 @@ func (s *Server) runCommand(method string, args map[string]any) (value any, cond
 		if err != nil {
 			return err.Error(), "bad-request"
 		}
+		if err := s.hooks.take(intakeCommand, batch.Items); err != nil {
+			return err.Error(), "service-unavailable"
+		}
 		// Before the answer, as over HTTP.
 		if !batch.Report {
 			s.publishFor(intakeCommand, batch.Items, nil)

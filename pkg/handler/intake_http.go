@@ -34,6 +34,9 @@ import (
 // room for another one. Idle connections would keep publishers out otherwise.
 const patience = time.Second
 
+// hooksPath is where the webhooks part of the control API begins.
+const hooksPath = "/webhooks"
+
 // conns is the open connections of the control API. A deadline on the connection
 // itself would cost two timers for each publish.
 type conns struct {
@@ -199,6 +202,11 @@ func (s *Server) serveRequest(br *bufio.Reader, conn, raw net.Conn, local bool) 
 	} else {
 		s.metrics.invalid[intakeHTTP].Inc()
 	}
+	if err := s.hooks.take(intakeHTTP, batch.Items); err != nil {
+		// All or nothing: clients do not get what the publisher is told to send again.
+		isJSON, _ := s.negotiate(&req)
+		res, batch = hooksRefused(err, isJSON), publish.Batch{}
+	}
 	// Published before the answer, because a publisher that has it may send the
 	// next item on another connection, and that one must not overtake this one.
 	if batch.Report {
@@ -316,8 +324,8 @@ type response struct {
 }
 
 var statusText = map[int]string{
-	200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable",
-	411: "Length Required", 503: "Service Unavailable",
+	200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed", 406: "Not Acceptable",
+	409: "Conflict", 500: "Internal Server Error", 411: "Length Required", 503: "Service Unavailable",
 }
 
 func badRequest(text string) *response { return &response{code: 400, body: text + "\n"} }
@@ -350,6 +358,9 @@ func (r *response) bytes(req *request) []byte {
 		b = append(b, "Connection: keep-alive\r\n"...)
 	} else {
 		b = append(b, "Connection: close\r\n"...)
+	}
+	if r.code == 204 { // it has neither body nor length (RFC 9110 section 8.6)
+		return append(b, "\r\n"...)
 	}
 	b = append(b, "Content-Length: "...)
 	b = strconv.AppendInt(b, int64(len(r.body)), 10)
@@ -396,12 +407,14 @@ func (s *Server) readRequest(br *bufio.Reader, w io.Writer, req *request) (*resp
 
 	length, n := req.get("Content-Length")
 	_, chunked := req.get("Transfer-Encoding")
+	bare := strings.HasPrefix(req.uri, hooksPath) // curl -X POST sends no length
 	switch req.method {
 	case "HEAD", "GET", "DELETE", "OPTIONS":
-		if n == 0 && chunked == 0 {
-			req.unread = false
-			return nil, nil
-		}
+		bare = true
+	}
+	if bare && n == 0 && chunked == 0 {
+		req.unread = false
+		return nil, nil
 	}
 	if n == 0 || chunked > 0 {
 		return &response{code: 411, body: "Request requires Content-Length.\n"}, nil
@@ -475,9 +488,12 @@ func (s *Server) respond(req *request) (*response, publish.Batch) {
 	}
 	// A query is ignored: client libraries leave what they do not know of a
 	// configured URL in there.
-	path, _, _ := strings.Cut(req.uri, "?")
+	path, query, _ := strings.Cut(req.uri, "?")
 	if path != "/" {
 		path = strings.TrimSuffix(path, "/")
+	}
+	if rest, ok := strings.CutPrefix(path, hooksPath); ok && (rest == "" || rest[0] == '/') {
+		return s.hookResponse(req, rest, query), publish.Batch{}
 	}
 	switch path {
 	case "/":

@@ -102,7 +102,7 @@ func (s *Server) pullLoop(ctx context.Context, pull *bus.Pull) error {
 			s.skip(intakePull, fmt.Sprintf("IN pull: received message with invalid format (%v), skipping", err))
 			continue
 		}
-		s.publish(intakePull, it)
+		s.publishLater(intakePull, it)
 	}
 }
 
@@ -121,7 +121,7 @@ func (s *Server) subLoop(ctx context.Context, sub *bus.Sub) error {
 			s.skip(intakeSub, fmt.Sprintf("IN sub: received message with invalid format (%v), skipping", err))
 			continue
 		}
-		s.publish(intakeSub, it)
+		s.publishLater(intakeSub, it)
 	}
 }
 

@@ -17,6 +17,11 @@ const (
 	intakeCommand = "command"
 )
 
+// hookSources are the intakes, and what the handler itself has to tell.
+var hookSources = []string{intakeHTTP, intakePull, intakeSub, intakeCommand, sourceEvents}
+
+const sourceEvents = "events"
+
 var intakes = []string{intakeHTTP, intakePull, intakeSub, intakeCommand}
 
 // metrics are what the handler counts. The invariant that operators may check:
@@ -31,6 +36,8 @@ type metrics struct {
 
 	published    map[string]prometheus.Counter         // by intake
 	invalid      map[string]prometheus.Counter         // by intake
+	hooksStored  map[string]prometheus.Counter         // by intake
+	hooksFailed  map[string]prometheus.Counter         // by intake
 	sequenced    map[channel.Result]prometheus.Counter // by result
 	matched      map[frame.Mode]prometheus.Counter     // by mode
 	delivered    map[frame.Mode]prometheus.Counter     // by mode
@@ -93,6 +100,11 @@ func newMetrics(s *Server, r prometheus.Registerer, prefix string) (*metrics, er
 	gauge("holdfast_handler_pending_deliveries", "Deliveries that connmgr has not reported on.", locked(func() int { return s.ledger.pending }))
 	gauge("holdfast_handler_rate_queue", "Deliveries that wait for the rate limit.", locked(func() int { return s.limiter.waiting }))
 	gauge("holdfast_handler_updates_waiting", "Holds that wait to ask their origin again.", locked(func() int { return s.updates.waiting }))
+	gauge("holdfast_handler_webhook_bytes", "Bytes of webhooks that zurl has not acknowledged.", func() float64 {
+		s.hooks.mu.Lock()
+		defer s.hooks.mu.Unlock()
+		return float64(s.hooks.bytes)
+	})
 	gauge("holdfast_handler_ready", "1 when publishes are taken.", func() float64 {
 		if s.Ready() {
 			return 1
@@ -114,6 +126,8 @@ func newMetrics(s *Server, r prometheus.Registerer, prefix string) (*metrics, er
 
 	m.published = children(counters("holdfast_handler_published_total", "Items taken, by intake.", "intake"), intakes, ident)
 	m.invalid = children(counters("holdfast_handler_invalid_total", "Messages and requests refused, by intake.", "intake"), intakes, ident)
+	m.hooksStored = children(counters("holdfast_handler_webhooks_stored_total", "Publishes whose webhooks were stored, by intake.", "intake"), hookSources, ident)
+	m.hooksFailed = children(counters("holdfast_handler_webhooks_failed_total", "Publishes whose webhooks could not be stored, by intake. Over HTTP they were refused.", "intake"), hookSources, ident)
 	m.sequenced = children(counters("holdfast_handler_sequenced_total", "Items by what the ordering did with them.", "result"),
 		[]channel.Result{channel.Sent, channel.Duplicate, channel.Waiting, channel.Overflow}, channel.Result.String)
 	m.matched = children(counters("holdfast_handler_matched_total", "Pairs of item and subscriber, by mode.", "mode"), modes, frame.Mode.String)

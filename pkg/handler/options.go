@@ -92,6 +92,11 @@ type Options struct {
 	// after their channel got its first subscriber.
 	UpdateOnFirstSubscription bool
 
+	// Webhooks says whether webhooks are waited for, or off.
+	Webhooks Webhooks
+	// WebhookTimeout is how long a publish waits for its webhooks to be stored.
+	WebhookTimeout time.Duration
+
 	now func() time.Time // for tests; nil is time.Now
 }
 
@@ -117,6 +122,7 @@ func DefaultOptions() Options {
 		SubscriptionMax:           20,
 		SubscriptionLinger:        60 * time.Second,
 		UpdateOnFirstSubscription: true,
+		WebhookTimeout:            5 * time.Second,
 	}
 }
 
@@ -140,6 +146,8 @@ func (o *Options) check() error {
 	need(o.StatsConnectionTTL > 0, "StatsConnectionTTL must be positive")
 	need(o.StatsReportInterval > 0, "StatsReportInterval must be positive")
 	need(o.MessageRate >= 0, "MessageRate is negative")
+	need(o.Webhooks <= WebhooksOff, "Webhooks is not one of the values")
+	need(o.WebhookTimeout > 0 && o.WebhookTimeout <= 30*time.Second, "WebhookTimeout must be within 30 s")
 	need(o.SubscriptionLinger >= 0, "SubscriptionLinger is negative")
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("handler options: %w", err)

@@ -29,6 +29,7 @@ type Server struct {
 	tls      *controlTLS   // of listener; nil for none
 	ready    chan struct{} // closed when publishes may be taken
 	conns    conns         // of the control API
+	hooks    *hooks
 
 	// mu guards what follows. It is held for the time of one item or one frame,
 	// never across anything that waits: Bus.Send only queues, and it has to
@@ -106,6 +107,7 @@ func New(o Options) (*Server, error) {
 		Started: s.channelStarted, Ended: s.channelEnded, Now: s.now,
 	})
 	s.timers = wheel.New[*hold](tickEvery, 2048, s.now())
+	s.hooks = newHooks(s)
 	var err error
 	if s.metrics, err = newMetrics(s, o.Registerer, o.MetricsPrefix); err != nil {
 		return nil, fmt.Errorf("handler metrics: %w", err)
@@ -191,6 +193,7 @@ func (s *Server) Run(ctx context.Context) error {
 	loop("sockets", s.serveSockets)
 
 	<-ctx.Done()
+	s.hooks.stop()
 	loops.Wait()
 	stopBus()
 	busLoop.Wait()
@@ -223,6 +226,7 @@ func (s *Server) tickLoop(ctx context.Context) error {
 
 func (s *Server) tick() {
 	s.conns.expire(time.Now(), s.opt.HTTPTimeout, s.opt.HTTPMaxConns)
+	s.hooks.tick(s.now())
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
@@ -264,7 +268,7 @@ func (s *Server) rateLoop(ctx context.Context) error {
 // checkReady opens the intakes when every connmgr that is up has sent its
 // records. That there is none counts only after a while.
 func (s *Server) checkReady() {
-	if s.isReady || len(s.peers) == 0 && !s.waited {
+	if s.isReady || len(s.peers) == 0 && !s.waited || !s.hooks.ready() {
 		return
 	}
 	for _, p := range s.peers {
@@ -330,6 +334,8 @@ func (s *Server) PeerDown(p bus.Peer) {
 		s.expireFetches(s.now(), p.Name)
 		s.stats.proxyGone(p.Name)
 		s.checked(p.Name, nil)
+	case "zurl":
+		s.hooks.down(p)
 	}
 }
 
@@ -363,6 +369,10 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 		s.log.Error("frame is not readable", "peer", from.Name, "err", err)
 		return
 	}
+	if from.Kind() == "zurl" {
+		s.fromZurl(from, f)
+		return
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if from.Kind() == "connmgr" {
@@ -380,6 +390,22 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 		s.stats.reported(from.Name, f)
 	case *frame.Checked:
 		s.checked(from.Name, f)
+	}
+}
+
+// fromZurl is called without mu: what was stored is published from here.
+func (s *Server) fromZurl(from bus.Peer, f frame.Frame) {
+	switch f := f.(type) {
+	case *frame.Hooks:
+		if s.hooks.tell(from, f) {
+			s.mu.Lock()
+			s.checkReady()
+			s.mu.Unlock()
+		}
+	case *frame.Enqueued:
+		s.hooks.acknowledged(f)
+	case *frame.HookAnswer:
+		s.hooks.answered(f)
 	}
 }
 

@@ -175,7 +175,7 @@ func FuzzControlRequest(f *testing.F) {
 	f.Add("POST /recover HTTP/1.1\r\nContent-Length: 1\r\nAccept: application/json\r\nExpect: 100-continue\r\n\r\n{")
 	s, err := New(Options{
 		Bus: deadBus{}, HTTPMaxHeader: 200, HTTPMaxBody: 100, HTTPMaxConns: 1, HTTPTimeout: time.Second, SubscriptionMax: 1,
-		StatsReportInterval: time.Second, StatsSubscriptionTTL: time.Second, StatsConnectionTTL: time.Second,
+		StatsReportInterval: time.Second, StatsSubscriptionTTL: time.Second, StatsConnectionTTL: time.Second, WebhookTimeout: time.Second,
 	})
 	if err != nil {
 		f.Fatal(err)
@@ -213,7 +213,7 @@ func FuzzCommand(f *testing.F) {
 	}
 	s, err := New(Options{
 		Bus: deadBus{}, HTTPMaxHeader: 200, HTTPMaxBody: 100, HTTPMaxConns: 1, HTTPTimeout: time.Second, SubscriptionMax: 1,
-		StatsReportInterval: time.Second, StatsSubscriptionTTL: time.Second, StatsConnectionTTL: time.Second,
+		StatsReportInterval: time.Second, StatsSubscriptionTTL: time.Second, StatsConnectionTTL: time.Second, WebhookTimeout: time.Second,
 	})
 	if err != nil {
 		f.Fatal(err)

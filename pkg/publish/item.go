@@ -8,10 +8,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
+	"github.com/holdfast/holdfast/pkg/hook"
 	"github.com/holdfast/holdfast/pkg/tnet"
 )
 
@@ -32,6 +34,9 @@ type Item struct {
 	HasID, HasPrevID bool
 	// What each kind of subscriber gets; nil is nothing.
 	Response, Stream, WebSocket *Format
+	// Request is what webhooks get; nil leaves it to them to make something of
+	// the rest.
+	Request *Format
 	// Meta are variables for filters.
 	Meta map[string]string
 	// Size is the declared size for counting blocks, -1 if the content's own
@@ -102,6 +107,8 @@ type Format struct {
 	Patch Patch
 	// Kind is the type of a ws-message.
 	Kind Kind
+	// Method is that of an http-request.
+	Method string
 }
 
 // Batch is a publish request.
@@ -217,6 +224,7 @@ func parseItem(v any, isTnet bool, channel string, hasChannel bool) (*Item, erro
 		{"http-response", &item.Response, parseResponse},
 		{"http-stream", &item.Stream, parseStream},
 		{"ws-message", &item.WebSocket, parseWebSocket},
+		{"http-request", &item.Request, parseRequest},
 	} {
 		v, ok := formats.dict[f.name]
 		if !ok {
@@ -307,6 +315,30 @@ func parseStream(o *object) *Format {
 		} else {
 			o.fail("%s does not contain 'content' or 'content-bin'", o.name)
 		}
+	}
+	return f
+}
+
+// parseRequest reads what Pushpin does not have: the request that webhooks make.
+func parseRequest(o *object) *Format {
+	f := &Format{Method: "POST"}
+	if method, ok := o.str("method"); ok {
+		if f.Method = method; !slices.Contains(hook.Methods, method) {
+			o.invalid("method")
+		}
+	}
+	o.headers(f)
+	for _, h := range f.Header {
+		if hook.Reserved(h.Name) {
+			o.fail("headers contains '%s', which may not be set", h.Name)
+		}
+	}
+	var ok bool
+	if f.Body, ok = o.content("content", "content-bin"); !ok {
+		o.fail("%s does not contain 'content' or 'content-bin'", o.name)
+	}
+	if len(f.Body) > hook.MaxBody {
+		o.fail("%s contains more than %d bytes", o.name, hook.MaxBody)
 	}
 	return f
 }

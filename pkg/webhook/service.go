@@ -48,6 +48,7 @@ type Service struct {
 	log     *slog.Logger
 	metrics *Metrics
 	db      *bolt.DB
+	name    string        // of the file
 	work    chan struct{} // of the committer; one pending signal is enough
 	wake    chan struct{} // of the scheduler; likewise
 
@@ -123,6 +124,9 @@ func Open(o Options) (*Service, error) {
 	s.log.Info("webhook store is open", "path", o.Path, "endpoints", len(s.endpoints), "waiting", s.pending)
 	return s, nil
 }
+
+// Name is the name of the file, the same as long as it exists.
+func (s *Service) Name() string { return s.name }
 
 // Close closes the file of a Service that Run was not called for.
 func (s *Service) Close() error {

@@ -21,8 +21,12 @@ var (
 	bucketDead      = []byte("dead")      // endpoint, seq → DeadLetter, JSON
 	bucketAttempts  = []byte("attempts")  // endpoint, number → Attempt, JSON
 	bucketRecent    = []byte("recent")    // number → hash of an id
-	buckets         = [][]byte{bucketEndpoints, bucketMessages, bucketQueue, bucketDead, bucketAttempts, bucketRecent}
+	bucketMeta      = []byte("meta")      // name → value
+	buckets         = [][]byte{bucketEndpoints, bucketMessages, bucketQueue, bucketDead, bucketAttempts, bucketRecent, bucketMeta}
 )
+
+// metaName is the key of the file's name, which it keeps wherever it goes.
+var metaName = []byte("name")
 
 // Attempt is one try to deliver a message.
 type Attempt struct {
@@ -80,6 +84,9 @@ func openFile(path string) (*bolt.DB, error) {
 				return err
 			}
 		}
+		if tx.Bucket(bucketMeta).Get(metaName) == nil {
+			return put(tx, bucketMeta, metaName, []byte(randomID("")))
+		}
 		return nil
 	})
 	if err != nil {
@@ -131,6 +138,7 @@ func (s *Service) load() error {
 	skipped := 0
 	orphan := func(bucket, k []byte) { orphans[string(bucket)] = append(orphans[string(bucket)], bytes.Clone(k)) }
 	err := s.db.View(func(tx *bolt.Tx) error {
+		s.name = string(tx.Bucket(bucketMeta).Get(metaName))
 		byNum := make(map[uint32]*endpoint)
 		err := tx.Bucket(bucketEndpoints).ForEach(func(k, v []byte) error {
 			var st stored

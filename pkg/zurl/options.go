@@ -63,6 +63,9 @@ type Options struct {
 	// DrainTime is how long a stopping Server lets open requests go on.
 	DrainTime time.Duration
 
+	// Webhooks are off if no Store is set.
+	Webhooks Webhooks
+
 	// Policy says where requests may go that are not trusted. nil allows all.
 	Policy *netpolicy.Rules
 	// NoIPv6 forbids all IPv6 addresses to them.

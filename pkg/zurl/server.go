@@ -22,6 +22,7 @@ type Server struct {
 	metrics *metrics
 	client  *outbound.Client
 	front   *front
+	hooks   *hooks
 	running atomic.Bool
 
 	mu       sync.Mutex // guards what follows
@@ -69,19 +70,26 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("zurl: %w", err)
 	}
 	s.idle.L = &s.mu
+	if s.hooks, err = newHooks(s); err != nil {
+		return nil, fmt.Errorf("zurl: %w", err)
+	}
 	return s, nil
 }
 
 // Run serves until ctx ends, then lets open requests go on for DrainTime.
 func (s *Server) Run(ctx context.Context) error {
 	if err := s.front.bind(); err != nil {
-		return errors.Join(err, s.client.Close())
+		return errors.Join(err, s.Close())
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	busCtx, stopBus := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopBus()
 	failed, front := make(chan error, 1), make(chan error, 1)
+	hooksCtx, stopHooks := context.WithCancel(ctx)
+	var hooks sync.WaitGroup
+	hooks.Go(func() { s.hooks.run(hooksCtx) })
+	defer stopHooks()
 	go func() {
 		s.running.Store(true)
 		failed <- s.o.Bus.Run(busCtx, s)
@@ -104,13 +112,15 @@ func (s *Server) Run(ctx context.Context) error {
 		stopBus()
 		err = <-failed
 	}
-	return errors.Join(err, frontErr, s.client.Close())
+	stopHooks()
+	hooks.Wait()
+	return errors.Join(err, frontErr, s.client.Close(), s.hooks.close())
 }
 
 // Close is for a Server that Run was not called for; it has nothing to do
 // otherwise.
 func (s *Server) Close() error {
-	return s.client.Close()
+	return errors.Join(s.client.Close(), s.hooks.close())
 }
 
 // Ready says why the process is not ready, or nil.
@@ -149,11 +159,15 @@ func (s *Server) PeerUp(p bus.Peer) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.boots[p] = &boot{ctx: ctx, cancel: cancel}
+	if p.Kind() == "handler" {
+		s.hooks.up(p)
+	}
 }
 
 // PeerDown implements bus.Receiver. Nobody waits for the peer's requests any
 // more.
 func (s *Server) PeerDown(p bus.Peer) {
+	s.hooks.down(p)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b := s.boots[p]; b != nil {
@@ -172,13 +186,17 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 		s.log.Warn("frame that cannot be read", "peer", from.Name, "err", err)
 		return
 	}
-	fetch, ok := f.(*frame.Fetch)
-	if !ok {
+	switch f := f.(type) {
+	case *frame.Fetch:
+		if refuse := s.enqueue(from, f); refuse != "" {
+			s.answer(&job{peer: from, fetch: f, arrived: time.Now()}, failure(refuse, ""))
+		}
+	case *frame.Enqueue:
+		s.hooks.enqueue(from, f)
+	case *frame.HookCall:
+		s.hooks.call(from, f)
+	default:
 		s.log.Warn("frame that zurl does not take", "peer", from.Name, "type", f.Type())
-		return
-	}
-	if refuse := s.enqueue(from, fetch); refuse != "" {
-		s.answer(&job{peer: from, fetch: fetch, arrived: time.Now()}, failure(refuse, ""))
 	}
 }
 

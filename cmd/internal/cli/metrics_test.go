@@ -18,6 +18,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/connmgr"
 	"github.com/holdfast/holdfast/pkg/handler"
 	"github.com/holdfast/holdfast/pkg/proxy"
+	"github.com/holdfast/holdfast/pkg/webhook"
 	"github.com/holdfast/holdfast/pkg/zurl"
 )
 
@@ -58,7 +59,7 @@ func (r *recorder) table(t *testing.T) string {
 			switch c.(type) { // without children it shows nothing
 			case *prometheus.CounterVec:
 				kind = "counter"
-			case *prometheus.GaugeVec:
+			case *prometheus.GaugeVec, *webhook.Metrics:
 				kind = "gauge"
 			case *prometheus.HistogramVec:
 				kind = "histogram"
