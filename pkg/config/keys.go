@@ -49,6 +49,7 @@ type Runner struct {
 	LocalPorts       []string      `key:"local_ports" doc:"Unix sockets for clients: PATH, with ?mode=OCTAL&user=NAME&group=NAME if wanted."`
 	LogDir           string        `key:"logdir" default:"log" doc:"Where the supervisor puts one log file per process, unless it merges the output."`
 	StopTimeout      time.Duration `key:"stop_timeout" own:"yes" default:"20" unit:"s" min:"100ms" max:"1h" doc:"How long the supervisor waits for the processes to end before it kills them. Longer than drain_time of connmgr, or clients are cut off."`
+	Instances        []string      `key:"instances" own:"yes" doc:"How many processes of a kind the supervisor starts, as KIND:NUMBER, such as connmgr:3,proxy:2. One of each that is not named. There is one handler."`
 	RestartDelay     time.Duration `key:"restart_delay" own:"yes" default:"10" unit:"s" min:"200ms" max:"1h" doc:"The longest time before a process that died is started again. The first time it is 0.2 s; it doubles while the process does not live five times as long."`
 	LogLevel         LogLevels     `key:"log_level" default:"2" doc:"How much to log: 0 error, 1 warn, 2 info, 3 debug, 4 trace, as a number or by name. NAME:LEVEL sets it for one of runner, connmgr, proxy, handler, zurl: 2,proxy:3."`
 	LogFormat        string        `key:"log_format" own:"yes" default:"text" oneof:"text,json" doc:"text is Pushpin's format, with key=value at the end; json is one object a line."`

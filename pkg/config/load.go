@@ -527,6 +527,16 @@ func (l *loader) check() {
 		services = append(services, "zurl")
 	}
 	c.Runner.Services = services
+	for _, item := range c.Runner.Instances {
+		kind, number, _ := strings.Cut(item, ":")
+		n, err := strconv.Atoi(number)
+		switch {
+		case err != nil || n < 1 || n > 64:
+			l.fail(at("runner.instances"), quote(item)+": want KIND:NUMBER with a number from 1 to 64, such as connmgr:2")
+		case kind != "connmgr" && kind != "proxy" && n > 1:
+			l.fail(at("runner.instances"), quote(item)+": there can be several of connmgr and proxy only")
+		}
+	}
 
 	if c.Global.RunDir == "" {
 		l.fail(at("global.rundir"), "is empty: want a directory for sockets and pid files")

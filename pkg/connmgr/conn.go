@@ -39,6 +39,7 @@ type conn struct {
 	retry      *frame.Retry // set by the writer: send req again
 	inExch     *exch        // current ordinary exchange, for cleaning up
 	idle       atomic.Bool  // waiting for a request; Drain looks at it
+	served     atomic.Bool  // it had one; likewise
 	mu         sync.Mutex   // guards what follows
 	after      afterHold    // what the watching goroutine shall do
 	unwatched  bool         // there is no watching goroutine, or it has ended

@@ -18,6 +18,9 @@ import (
 type peer struct {
 	bus.Peer
 	open atomic.Int64 // ordinary exchanges that it is the far end of
+	// leaving says that it is about to stop: it finishes what it has and takes
+	// nothing more.
+	leaving atomic.Bool
 }
 
 // exch is one exchange: one attempt at a client's request.
@@ -97,15 +100,18 @@ func (s *Server) openExch(c *conn, body bool) (*exch, *peer, <-chan struct{}) {
 	return x, p, nil
 }
 
+// leave is the topic on which a proxy publishes that it is about to stop.
+const leave = "leaving"
+
 // pickProxy returns the proxy with the fewest open exchanges, taking turns among
-// equals.
+// equals, nil if there is none that takes any.
 func (s *Server) pickProxy() *peer {
 	var best *peer
 	s.turn++
 	n := len(s.proxies)
 	for i := range n {
 		p := s.proxies[(i+s.turn)%n]
-		if best == nil || p.open.Load() < best.open.Load() {
+		if !p.leaving.Load() && (best == nil || p.open.Load() < best.open.Load()) {
 			best = p
 		}
 	}
@@ -179,11 +185,13 @@ func (x *exch) unbox() {
 }
 
 // letGo notes that the far end has given the exchange up and wants to hear
-// nothing more of it.
-func (x *exch) letGo() {
+// nothing more of it. It returns which that was.
+func (x *exch) letGo() *peer {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	far := x.far
 	x.far = nil
+	return far
 }
 
 // newConnID returns a random UUID in its usual form. The generator is seeded by

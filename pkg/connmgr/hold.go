@@ -2,7 +2,9 @@ package connmgr
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
@@ -58,6 +60,7 @@ type hold struct {
 
 	record []byte
 	tell   bool           // see frame.Hold
+	sse    bool           // the client is an EventSource, most likely
 	placed []frame.LastID // positions that are newer than record
 	answer *frame.Hold    // ModeResponse: what to send when the time is over
 	retry  *frame.Retry   // ask the origin anew as soon as parked
@@ -73,6 +76,8 @@ func newHold(x *exch, w *writer, f *frame.Hold, policy frame.Policy) *hold {
 		h.mode = frame.ModeStream // ModeNone takes no publications but is a stream to the client
 		h.chunked = x.c.minor > 0
 		h.noBody = x.c.isHead || !f.HeadSent && bodyless(int(f.Code))
+		contentType, _ := http1.Get(f.Header, "Content-Type")
+		h.sse = strings.HasPrefix(strings.ToLower(contentType), "text/event-stream")
 		// Copies, so that the frame with its body can go.
 		h.record = bytes.Clone(f.Record)
 		h.keep.Data = bytes.Clone(f.KeepAlive.Data)
@@ -97,6 +102,11 @@ func (h *hold) passed(d *delivery) {
 	}
 	h.placed = append(h.placed, frame.LastID{Channel: d.f.Channel, ID: d.f.ItemID})
 }
+
+// sseRetry is when an EventSource that is let go because we stop should come back
+// at the earliest, in milliseconds; the latest is twice that. Without it, browsers
+// wait for three to five seconds, all of them.
+const sseRetry = 500
 
 // ready reports whether h's socket can be written to directly.
 func (h *hold) ready() bool {
@@ -460,6 +470,11 @@ func (w *writer) endFor(h *hold, reason frame.Reason) {
 		w.end(h, reason, nil, h.timedOut)
 	case h.mode == frame.ModeResponse:
 		w.end(h, reason, nil, h.failed)
+	case reason == frame.ReasonShutdown && h.sse && !h.noBody:
+		w.end(h, reason, nil, func() []byte {
+			retry := fmt.Appendf(nil, "retry: %d\n\n", sseRetry+rand.Int64N(sseRetry))
+			return append(h.framed(retry), h.lastChunk()...)
+		})
 	case reason == frame.ReasonShutdown || reason == frame.ReasonFinished:
 		w.end(h, reason, nil, h.lastChunk)
 	default:

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -875,6 +876,73 @@ func TestHoldAfterProxyDied(t *testing.T) {
 	f.ID = again
 	h.send(&f)
 	c.expect(streamHead)
+}
+
+// While a server drains, a client that has just connected is served, one whose
+// connection has been idle too, and an EventSource is told when to come back.
+func TestDrainIsPolite(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.DrainTime = patience })
+	p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
+	answer := func() {
+		p.send(&frame.Response{ID: next[*frame.Request](p).ID, Code: 200, Reason: "OK"})
+	}
+	fresh, idle, sse := r.dial(), r.dial(), r.dial()
+	idle.get("/")
+	answer()
+	idle.head()
+	f := h.stream("", "g")
+	f.Header = []frame.Field{{Name: "Content-Type", Value: "text/event-stream; charset=utf-8"}}
+	r.hold(p, h, sse, f)
+	sse.head()
+	poll(t, "the new connection is known", func() bool { return r.s.open() == 3 })
+	r.stop()
+	poll(t, "it drains", r.s.draining.Load)
+	for _, c := range []*client{fresh, idle} {
+		c.get("/last")
+		answer()
+		if head := c.head(); !strings.Contains(head, "Connection: close") {
+			t.Errorf("got %q", head)
+		}
+	}
+	rest := sse.rest()
+	if !regexp.MustCompile("^[0-9a-f]+\r\nretry: [0-9]{3,4}\n\n\r\n0\r\n\r\n$").MatchString(rest) {
+		t.Errorf("EventSource: %q", rest)
+	}
+	_, _, _ = fresh.Close(), idle.Close(), sse.Close()
+}
+
+// What a proxy that stops did not begin is done by another one, though it must not
+// be done twice; that proxy is asked no more.
+func TestRefusedByAProxyThatStops(t *testing.T) {
+	r := newRig(t)
+	refused := make(chan string, 10)
+	r.far("proxy.0", func(f *far, got frame.Frame) bool {
+		if req, ok := got.(*frame.Request); ok {
+			refused <- req.Method
+			f.send(&frame.Cancel{ID: req.ID, Reason: frame.ReasonRefused})
+		}
+		return true
+	})
+	other := r.far("proxy.1", nil)
+	c := r.dial()
+	for range 4 { // either may be asked first
+		c.send("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody")
+		req := next[*frame.Request](other)
+		if req.Method != "POST" || string(req.Body) != "body" {
+			t.Errorf("the other one got %s %q", req.Method, req.Body)
+		}
+		other.send(&frame.Response{ID: req.ID, Code: 200, Reason: "OK"})
+		c.head()
+	}
+	if n := len(refused); n != 1 {
+		t.Errorf("the one that stops was asked %d times", n)
+	}
+	if err := r.s.Ready(); err != nil {
+		t.Error(err)
+	}
+	other.node.Publish("leaving", nil) // one may say so itself, too
+	poll(t, "nobody is left to ask", func() bool { return r.s.Ready() != nil })
+	_ = c.Close()
 }
 
 func TestDrain(t *testing.T) {

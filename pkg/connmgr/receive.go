@@ -25,7 +25,9 @@ func (s *Server) PeerUp(p bus.Peer) {
 		for _, x := range s.exchanges {
 			x.mu.Lock()
 			if x.ws != nil && x.ws.orphan {
-				s.handOn(x, s.pickProxy())
+				if q := s.pickProxy(); q != nil {
+					s.handOn(x, q)
+				}
 			}
 			x.mu.Unlock()
 		}
@@ -76,7 +78,16 @@ func (s *Server) PeerDown(p bus.Peer) {
 }
 
 // Broadcast implements bus.Receiver.
-func (s *Server) Broadcast(bus.Peer, string, []byte) {}
+func (s *Server) Broadcast(from bus.Peer, topic string, _ []byte) {
+	if topic != leave {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.peers[from.Name]; p != nil && p.Boot == from.Boot {
+		p.leaving.Store(true)
+	}
+}
 
 // Receive implements bus.Receiver.
 func (s *Server) Receive(from bus.Peer, b []byte) {

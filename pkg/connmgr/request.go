@@ -44,6 +44,8 @@ type request struct {
 	f    frame.Request
 	body []byte // the body as far as it was read
 	lost bool   // part of the body was not kept
+	// refused says that the proxy to which it was sent last did nothing with it.
+	refused bool
 }
 
 // safe reports whether a request may be sent twice without asking.
@@ -91,7 +93,13 @@ func (c *conn) readHead(st *session) (head *http1.RequestHead, ok bool, end outc
 		c.idle.Store(true)
 		err := c.sock.SetReadDeadline(time.Now().Add(s.opt.IdleTimeout))
 		// Drain sets its mark before it looks for idle connections.
-		if err != nil || s.draining.Load() {
+		switch {
+		case err == nil && s.draining.Load() && !c.served.Load() && s.opt.DrainTime > 0:
+			err = c.sock.SetReadDeadline(time.Now().Add(min(idleGrace, s.opt.DrainTime)))
+		case s.draining.Load():
+			return nil, false, outcomeLinger
+		}
+		if err != nil {
 			return nil, false, outcomeLinger
 		}
 		_, err = st.br.Peek(1)
@@ -99,6 +107,7 @@ func (c *conn) readHead(st *session) (head *http1.RequestHead, ok bool, end outc
 		if err != nil {
 			return nil, false, outcomeClose
 		}
+		c.served.Store(true)
 	}
 	// Most heads arrive in one piece. Only the others need a deadline.
 	if buf, _ := st.br.Peek(st.br.Buffered()); !bytes.Contains(buf, []byte("\r\n\r\n")) {
@@ -257,12 +266,13 @@ func (c *conn) exchange(st *session, req *request, up *upload) outcome {
 		if o != outcomeLost {
 			return o
 		}
-		if !req.safe() || req.lost || up != nil && !up.complete.Load() {
+		if !req.safe() && !req.refused || req.lost || up != nil && !up.complete.Load() {
 			c.closeAfter = c.closeAfter || up != nil && !up.complete.Load()
 			return c.answer(st, 502, "Error while proxying to origin.\n")
 		}
 		c.s.metrics.resent.Inc()
 		req.f.Resend = true
+		req.refused = false
 		up = nil
 	}
 }

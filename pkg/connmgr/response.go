@@ -144,9 +144,18 @@ func (r *relay) take(f frame.Frame) (o outcome, over bool) {
 		}
 		return r.body(f.Data, f.More, f.Trailer)
 	case *frame.Cancel:
-		r.x.letGo()
-		if r.began {
+		far := r.x.letGo()
+		switch {
+		case r.began:
 			return r.cut(f.Reason), true
+		case f.Reason == frame.ReasonRefused || f.Reason == frame.ReasonShutdown:
+			// It stops. Another one is to do what it did not, or not to the end.
+			if far != nil {
+				far.leaving.Store(true)
+			}
+			r.req.refused = f.Reason == frame.ReasonRefused
+			r.c.leaveExch(f.Reason)
+			return outcomeLost, true
 		}
 		return r.fail(f.Reason), true
 	}

@@ -167,6 +167,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	for _, l := range s.lns {
 		accepting.Go(func() {
+			s.awaitProxy(ctx)
 			if err := s.accept(l); err != nil {
 				s.log.Error("accept", "addr", l.Addr().String(), "err", err)
 			}
@@ -196,6 +197,37 @@ func (s *Server) Run(ctx context.Context) error {
 		return fmt.Errorf("bus: %w", err)
 	}
 	return nil
+}
+
+// Ready returns why no request can be served now, nil if they can.
+func (s *Server) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pickProxy() == nil {
+		return errors.New("no proxy is up")
+	}
+	return nil
+}
+
+// firstProxy is how long connections wait in the kernel for a first proxy: one
+// that takes over a port is not to answer 503 because it has just begun.
+const firstProxy = time.Second
+
+func (s *Server) awaitProxy(ctx context.Context) {
+	s.mu.Lock()
+	up, known := s.proxyUp, len(s.proxies) > 0
+	s.mu.Unlock()
+	if known {
+		return
+	}
+	t := time.NewTimer(firstProxy)
+	defer t.Stop()
+	select {
+	case <-up:
+	case <-t.C:
+	case <-s.kill:
+	case <-ctx.Done():
+	}
 }
 
 // Close ends everything at once. It is safe to call twice, and from any
@@ -237,17 +269,35 @@ func (s *Server) closeListeners() error {
 	return errors.Join(errs...)
 }
 
+// idleGrace is how long connections without a request stay open at most when the
+// Server drains: what comes on them is answered with Connection: close. A new one
+// has that time for its first request.
+const idleGrace = 2 * time.Second
+
 // Drain stops accepting and ends what is open, spread over the time d so that
-// clients do not all come back at once: idle connections now, requests when they
+// clients do not all come back at once: idle connections soon, requests when they
 // are answered, streams with their last chunk, held responses with their timeout
-// response. It returns when nothing is open any more, or ctx ends. Run drains by
-// itself when it has to stop.
+// response, WebSockets with 1001. It returns when nothing is open any more, or ctx
+// ends. Run drains by itself when it has to stop.
 func (s *Server) Drain(ctx context.Context, d time.Duration) {
+	if d > 0 {
+		s.sweep(ctx)
+	}
 	_ = s.closeListeners()
 	s.connMu.Lock()
+	idle := min(d, idleGrace)
+	i := 0
 	for c := range s.table {
+		i++
 		if c.idle.Load() {
-			_ = c.sock.SetReadDeadline(past)
+			at := past
+			if idle > 0 {
+				at = time.Now().Add(idle * time.Duration(i) / time.Duration(len(s.table)))
+				if !c.served.Load() {
+					at = time.Now().Add(idle)
+				}
+			}
+			_ = c.sock.SetReadDeadline(at)
 		}
 	}
 	s.connMu.Unlock()
@@ -258,6 +308,8 @@ func (s *Server) Drain(ctx context.Context, d time.Duration) {
 		x.mu.Lock()
 		if x.hold != nil {
 			held = append(held, x.hold)
+		} else if x.ws != nil && x.ws.hold != nil {
+			held = append(held, x.ws.hold)
 		}
 		x.mu.Unlock()
 	}
@@ -271,6 +323,28 @@ func (s *Server) Drain(ctx context.Context, d time.Duration) {
 	t := time.NewTicker(20 * time.Millisecond)
 	defer t.Stop()
 	for s.open() > 0 {
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// sweep lets the accept loops take what waits in the kernel, as it would be reset
+// when the listener closes. There is no moment at which nothing can come, but from
+// here it is a short one; see tcp_migrate_req in docs/operations.md.
+func (s *Server) sweep(ctx context.Context) {
+	t := time.NewTicker(time.Millisecond)
+	defer t.Stop()
+	for range 200 {
+		left := 0
+		for _, l := range s.lns {
+			left += l.waiting()
+		}
+		if left == 0 {
+			return
+		}
 		select {
 		case <-t.C:
 		case <-ctx.Done():

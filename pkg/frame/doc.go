@@ -141,6 +141,7 @@ const (
 	ReasonNotReady      Reason = 16 // the hold was not in a state to take the message
 	ReasonInternal      Reason = 17 // a fault of ours
 	ReasonRepeat        Reason = 18 // an earlier boot of the handler had sent the message
+	ReasonRefused       Reason = 19 // a process that is about to stop did not begin it
 )
 
 var reasonNames = [...]string{
@@ -150,6 +151,7 @@ var reasonNames = [...]string{
 	ReasonUnknown: "unknown-exchange", ReasonReplaced: "replaced", ReasonOverload: "overload",
 	ReasonWriteFailed: "write-failed", ReasonFiltered: "filtered", ReasonRate: "rate-limit",
 	ReasonNotReady: "not-ready", ReasonInternal: "internal", ReasonRepeat: "repeat",
+	ReasonRefused: "refused",
 }
 
 func (r Reason) String() string {

@@ -305,6 +305,12 @@ func TestShutdown(t *testing.T) {
 	x := r.conn.open(frame.Request{URI: "/"})
 	within(t, o.reqs)
 	r.stop()
+	for deadline := time.Now().Add(patience); !r.srv.draining.Load() && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond) // poll
+	}
+	if got := r.conn.open(frame.Request{URI: "/"}).finish(); got.cut == nil || got.cut.Reason != frame.ReasonRefused {
+		t.Errorf("a request after that: %s, cut %+v", got.status(), got.cut)
+	}
 	close(release)
 	if got := x.finish(); got.body != "late" {
 		t.Errorf("got %s %q, cut %v", got.status(), got.body, got.cut)

@@ -131,6 +131,7 @@ func (s *Server) drain() {
 	timeout := time.NewTimer(s.opts.DrainTime)
 	defer timeout.Stop()
 	s.draining.Store(true)
+	s.opts.Bus.Publish("leaving", nil) // so that nothing more is sent here; what is, is refused
 	for {
 		s.mu.Lock()
 		open := len(s.exchanges)
@@ -258,7 +259,8 @@ func (s *Server) open(from bus.Peer, r *frame.Request) {
 	e := newExch(s, x, r)
 	s.mu.Lock()
 	full := len(s.exchanges) >= s.opts.MaxExchanges
-	if !full && s.ctx.Err() == nil {
+	stopping := s.draining.Load() || s.ctx.Err() != nil
+	if !full && !stopping {
 		s.exchanges[x] = e
 		s.metrics.open.Inc()
 		s.serving.Add(1)
@@ -267,11 +269,13 @@ func (s *Server) open(from bus.Peer, r *frame.Request) {
 		return
 	}
 	s.mu.Unlock()
-	reason, text := frame.ReasonOverload, "Too many requests.\n"
-	if !full {
-		reason, text = frame.ReasonShutdown, "Proxy is stopping.\n"
+	if stopping {
+		s.metrics.end(frame.ReasonRefused)
+		_ = e.trySend(&frame.Cancel{ID: r.ID, Reason: frame.ReasonRefused, Text: "proxy is stopping"})
+		return
 	}
-	s.metrics.end(reason)
+	const text = "Too many requests.\n"
+	s.metrics.end(frame.ReasonOverload)
 	s.metrics.response(503)
 	// One try only: this is the bus's goroutine, which must not wait.
 	body := []byte(text)

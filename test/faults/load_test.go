@@ -140,6 +140,7 @@ type reader struct {
 	name    string
 	channel string
 	strict  bool // every message, from the first one on
+	polite  bool // its connection may end, as long as it ends in order
 	delays  *delays
 
 	mu    sync.Mutex
@@ -236,7 +237,7 @@ func (r *reader) stream(ctx context.Context, s *stack.Stack, path string, ready 
 	for {
 		line, err := br.ReadString('\n')
 		if err != nil {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && (!r.polite || !errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || line != "") {
 				r.fault("the stream ended: %v, %q", err, line)
 			}
 			return
@@ -325,7 +326,7 @@ func (r *reader) socket(ctx context.Context, s *stack.Stack, ready func()) (twic
 	for echo := 0; ; {
 		_, b, err := ws.ReadMessage()
 		if err != nil {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && !(r.polite && websocket.IsCloseError(err, websocket.CloseGoingAway, websocket.CloseServiceRestart)) {
 				r.fault("the WebSocket ended: %v", err)
 			}
 			return twice

@@ -477,6 +477,25 @@ func (s *Stack) Children() map[string]int {
 	return out
 }
 
+// Process is one of the programs that the supervisor runs.
+type Process struct {
+	Name string // of its program, such as "proxy"
+	PID  int
+}
+
+// Processes returns the programs that the supervisor runs.
+func (s *Stack) Processes() []Process {
+	var out []Process
+	for _, pid := range descendants(s.PID()) {
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+		name := filepath.Base(exe)
+		if err == nil && slices.Contains([]string{"connmgr", "proxy", "handler", "zurl"}, name) {
+			out = append(out, Process{name, pid})
+		}
+	}
+	return out
+}
+
 func lastLines(s string, n int) string {
 	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
 	if len(lines) > n {

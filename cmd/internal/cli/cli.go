@@ -107,6 +107,7 @@ func Run(p Program, args, env []string, stdout, stderr io.Writer) int {
 type common struct {
 	file, name       string
 	logfile, logName string
+	readyFile        string
 	env, set         []string
 }
 
@@ -141,6 +142,7 @@ func newRoot(p Program, env []string) *cobra.Command {
 	f.StringArrayVar(&c.set, "set", nil, "set `SECTION.KEY=VALUE`; may be repeated")
 	f.StringVar(&c.name, "name", p.Kind+".0", "name of this instance on the bus")
 	f.StringVar(&c.logfile, "logfile", "", "append the log to this file instead of writing it to the standard output")
+	f.StringVar(&c.readyFile, "ready-file", "", "create this file when the process does its work")
 	f.StringVar(&c.logName, "log-name", "", "put `NAME` into each line of the log, for logs that several processes write to")
 	f.Setting("loglevel", "runner.log_level", "`LEVEL`: 0 error, 1 warn, 2 info, 3 debug, 4 trace")
 	f.Setting("ipc-prefix", "global.ipc_prefix", "`PREFIX` of socket names")

@@ -98,7 +98,11 @@ func serve(ctx context.Context, p Program, cfg *config.Config, c *common) (err e
 			services = append(services, daemon.Service{Name: "prometheus", Run: l.Run})
 		}
 	}
-	services = append(services, daemon.Service{Name: p.Kind, Run: server.Run})
+	ready := &daemon.Ready{File: c.readyFile, Socket: os.Getenv("NOTIFY_SOCKET"), Logger: log}
+	if r, ok := server.(interface{ Ready() error }); ok {
+		ready.Check = r.Ready
+	}
+	services = append(services, daemon.Service{Name: p.Kind, Run: server.Run}, daemon.Service{Name: "ready", Run: ready.Run})
 	log.Info("started", "name", c.name, "version", version, "pid", os.Getpid())
 	return daemon.Run(ctx, daemon.Options{
 		Logger: log,

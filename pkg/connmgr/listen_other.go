@@ -1,0 +1,7 @@
+//go:build !linux
+
+package connmgr
+
+// waiting returns how many connections wait to be accepted, as far as the system
+// tells.
+func (l *listener) waiting() int { return 0 }
