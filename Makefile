@@ -64,6 +64,10 @@ bench: ## run the benchmarks COUNT times into bench/out/new.txt
 bench-peers: build ## measure Holdfast beside Pushpin and nchan
 	go run ./bench/peers
 
+.PHONY: bench-scaling
+bench-scaling: build ## measure how Holdfast's cost grows with connections, channels, sizes and rates
+	go run ./bench/peers -scaling
+
 .PHONY: check
 check: fmt-check vet lint tidy-check build test test-race ## what must pass before a change goes in
 	scripts/fuzz 5s

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,6 +28,7 @@ type stub struct {
 	n       int
 	spoil   func(subscriber, message int) int // how often it is sent
 	close   bool                              // end the publisher's connection each time
+	asked   []string                          // channels of subscribers
 	polls   int                               // a publish waits until so many polls are held
 }
 
@@ -63,6 +65,7 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		c := make(chan []byte, 1000)
 		s.mu.Lock()
 		s.held[ch] = append(s.held[ch], c)
+		s.asked = append(s.asked, ch)
 		s.changed.Broadcast()
 		s.mu.Unlock()
 		if r.URL.Path == "/stream" {
@@ -126,6 +129,45 @@ func parsed(t *testing.T, addr netip.AddrPort, args ...string) *options {
 		t.Fatal(err)
 	}
 	return o
+}
+
+// What is lost ends the ramp.
+func TestRamp(t *testing.T) {
+	addr := serve(t, &stub{spoil: func(int, int) int { return 0 }})
+	res, err := run(parsed(t, addr, "-scenario", "ramp", "-n", "4", "-rate", "10"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(res.Ramp) != 1 || res.Ramp[0].End == "" || res.Ramp[0].Rate != 10 {
+		t.Errorf("ramp: %+v", res.Ramp)
+	}
+}
+
+// Subscribers take the targets in turn, and each asks for channels of its own.
+func TestHold(t *testing.T) {
+	stubs := []*stub{{}, {}}
+	var targets []string
+	for _, s := range stubs {
+		targets = append(targets, serve(t, s).String())
+	}
+	o, err := parse([]string{"-target", strings.Join(targets, ","), "-scenario", "hold", "-n", "6", "-extra", "2", "-settle", "1ms"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := run(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Setup.Ready != 6 {
+		t.Errorf("set-up: %+v", res.Setup)
+	}
+	for i, s := range stubs {
+		s.mu.Lock()
+		if len(s.asked) != 3 || !slices.Contains(s.asked, fmt.Sprintf("c0,x%d-0,x%d-1", i, i)) {
+			t.Errorf("target %d was asked for %q", i, s.asked)
+		}
+		s.mu.Unlock()
+	}
 }
 
 func TestFanout(t *testing.T) {

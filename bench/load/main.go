@@ -28,7 +28,7 @@ import (
 // options are the flags.
 type options struct {
 	scenario    string
-	target      netip.AddrPort
+	targets     []netip.AddrPort
 	host        string
 	header      string
 	path        string
@@ -51,6 +51,8 @@ type options struct {
 	memory      []int
 	pids        []int
 	ws          bool
+	poll        bool
+	extra       int
 }
 
 func main() {
@@ -76,8 +78,8 @@ func main() {
 func parse(args []string) (*options, error) {
 	o := &options{}
 	f := flag.NewFlagSet("load", flag.ContinueOnError)
-	f.StringVar(&o.scenario, "scenario", "fanout", "fanout, herd, channels, polls, proxy or echo")
-	f.TextVar(&o.target, "target", netip.AddrPort{}, "address of the server")
+	f.StringVar(&o.scenario, "scenario", "fanout", "fanout, hold, herd, channels, polls, ramp, proxy or echo")
+	targets := f.String("target", "", "addresses of the server, comma separated; subscribers take them in turn")
 	f.StringVar(&o.host, "host", "bench.test", "Host header")
 	f.StringVar(&o.header, "header", "", "a header field that subscribers send as well, such as 'TE: chunked'")
 	f.StringVar(&o.path, "path", "/stream?channel={c}", "path to ask for; {c} is the channel")
@@ -99,7 +101,9 @@ func parse(args []string) (*options, error) {
 	f.DurationVar(&o.settle, "settle", 2*time.Second, "rest before memory is read")
 	memory := f.String("memory", "", "connection counts at which memory is read as well, comma separated")
 	pids := f.String("pids", "", "server processes, comma separated; their descendants are included")
-	ws := f.Bool("ws", false, "subscribers are WebSockets")
+	f.BoolVar(&o.ws, "ws", false, "subscribers are WebSockets")
+	f.BoolVar(&o.poll, "poll", false, "subscribers are long polls (hold)")
+	f.IntVar(&o.extra, "extra", 0, "channels of its own that each subscriber has as well, to which nothing is published")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}
@@ -110,13 +114,17 @@ func parse(args []string) (*options, error) {
 	if o.pids, err = ints(*pids); err != nil {
 		return nil, fmt.Errorf("-pids: %w", err)
 	}
-	o.ws = *ws
+	for part := range strings.SplitSeq(*targets, ",") {
+		at, err := netip.ParseAddrPort(part)
+		if err != nil {
+			return nil, fmt.Errorf("-target: %w", err)
+		}
+		o.targets = append(o.targets, at)
+	}
 	if o.header != "" {
 		o.header += "\r\n"
 	}
 	switch {
-	case !o.target.IsValid():
-		return nil, fmt.Errorf("-target is missing")
 	case o.n < 1 || o.channels < 1 || o.publishers < 1 || o.rate <= 0:
 		return nil, fmt.Errorf("-n, -channels, -publishers and -rate must be positive")
 	case f.NArg() > 0:

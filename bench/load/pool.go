@@ -24,13 +24,14 @@ const (
 
 // pool opens subscribers and keeps them.
 type pool struct {
-	loop   *netloop.Loop
-	meter  *meter
-	kind   kind
-	target netip.AddrPort
-	host   string
-	header string // more header lines
-	path   string // {c} stands for the channel
+	loop    *netloop.Loop
+	meter   *meter
+	kind    kind
+	targets []netip.AddrPort // taken in turn
+	host    string
+	header  string // more header lines
+	path    string // {c} stands for the channel
+	extra   int    // further channels of each subscriber
 	// readyHead says that a subscriber is ready with the head of its response.
 	// Otherwise it is ready with the first byte of the body: the origin's initial
 	// body, or its first WebSocket message.
@@ -58,6 +59,7 @@ type pool struct {
 type subscriber struct {
 	tracker
 	pool    *pool
+	number  int
 	conn    *netloop.Conn
 	resp    wire.Response
 	ready   bool
@@ -91,10 +93,10 @@ func (p *pool) fill() {
 
 func (p *pool) open() error {
 	n := len(p.subs)
-	s := &subscriber{pool: p, tracker: tracker{m: p.meter, channel: n % p.channels}}
+	s := &subscriber{pool: p, number: n, tracker: tracker{m: p.meter, channel: n % p.channels}}
 	// Several source addresses, so that the ports of one do not bound the run.
 	from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(2 + n%8)}), 0)
-	conn, err := netloop.Open(p.loop, from, p.target, s)
+	conn, err := netloop.Open(p.loop, from, p.targets[n%len(p.targets)], s)
 	if err != nil {
 		return fmt.Errorf("subscriber %d: %w", n, err)
 	}
@@ -111,7 +113,11 @@ func (s *subscriber) ask() {
 	if p.kind == kindWebSocket {
 		extra += "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 	}
-	path := strings.ReplaceAll(p.path, "{c}", channelName(s.channel))
+	channels := channelName(s.channel)
+	for i := range p.extra {
+		channels += fmt.Sprintf(",x%d-%d", s.number, i)
+	}
+	path := strings.ReplaceAll(p.path, "{c}", channels)
 	s.asked = p.loop.Now()
 	s.conn.Write(fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", path, p.host, extra))
 	if p.kind == kindPoll {

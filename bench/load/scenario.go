@@ -43,7 +43,7 @@ func run(o *options) (*result.Load, error) {
 		f         func() error
 		publishes bool
 	}{
-		"fanout": {b.fanout, true}, "herd": {b.herd, false}, "channels": {b.eachChannel, true},
+		"fanout": {b.fanout, true}, "hold": {b.holdOnly, false}, "ramp": {b.ramp, true}, "herd": {b.herd, false}, "channels": {b.eachChannel, true},
 		"polls": {b.polls, true}, "proxy": {b.proxy, false}, "echo": {b.echo, false},
 	}
 	s, ok := scenarios[o.scenario]
@@ -62,11 +62,14 @@ func run(o *options) (*result.Load, error) {
 }
 
 func (b *bench) newPool(k kind) *pool {
-	if b.ws {
+	switch {
+	case b.ws:
 		k = kindWebSocket
+	case b.poll:
+		k = kindPoll
 	}
 	return &pool{
-		loop: b.loop, meter: newMeter(b.loop, b.src.size), kind: k, target: b.target, host: b.host, header: b.header, path: b.path,
+		loop: b.loop, meter: newMeter(b.loop, b.src.size), kind: k, targets: b.targets, extra: b.extra, host: b.host, header: b.header, path: b.path,
 		readyHead: b.readyHead, channels: b.channels, window: b.window, retry: b.window > 0,
 	}
 }
@@ -183,6 +186,59 @@ func (b *bench) fanout() error {
 	}
 	b.res.Setup.Dropped, b.res.Setup.Why = p.dropped, p.why
 	return err
+}
+
+// holdOnly reads memory while connections are held.
+func (b *bench) holdOnly() error {
+	p := b.newPool(kindStream)
+	defer p.close()
+	err := b.hold(p)
+	if err == nil && b.res.Setup.Ready < b.n {
+		err = fmt.Errorf("%d of %d connections are ready", b.res.Setup.Ready, b.n)
+	}
+	return err
+}
+
+// What ramp begins with, and where it gives up.
+const (
+	rampStep  = 2 * time.Second
+	rampLimit = time.Second // a message that is this late is the end, or a publish
+	rampMost  = 200_000     // publishes a second
+)
+
+// ramp publishes at a rate that grows by half every two seconds, until something
+// is lost, refused, or a second late.
+func (b *bench) ramp() error {
+	p := b.newPool(kindStream)
+	defer p.close()
+	if err := b.hold(p); err != nil {
+		return err
+	}
+	listeners := float64(p.ready) / float64(b.channels)
+	for b.rate < rampMost {
+		n := int(b.rate * rampStep.Seconds())
+		d, err := b.deliver(p, listeners, rampStep+rampLimit, func(f func()) { b.paced(n, f) })
+		if err != nil {
+			return err
+		}
+		step := result.Step{Rate: b.rate, Delivery: *d}
+		switch late := time.Duration(d.Latency.Max * float64(time.Millisecond)); {
+		case d.Refused > 0:
+			step.End = "refused"
+		case d.Published < uint64(n):
+			step.End = "behind"
+		case d.Lost > 0 || d.Delivered < d.Expected:
+			step.End = "lost"
+		case late >= rampLimit:
+			step.End = "late"
+		}
+		b.res.Ramp = append(b.res.Ramp, step)
+		if step.End != "" {
+			break
+		}
+		b.rate *= 1.5
+	}
+	return nil
 }
 
 // paced publishes n messages at the rate asked for, over the channels in turn.

@@ -6,6 +6,7 @@
 //	go run ./bench/peers                    everything, two runs each: about an hour
 //	go run ./bench/peers -quick             small sizes, one run: a few minutes
 //	go run ./bench/peers -systems holdfast,floor -rows fanout,proxy
+//	go run ./bench/peers -scaling           how Holdfast's cost grows: about seven minutes
 //	go run ./bench/peers -render docs/performance/results.json   the table of earlier results
 //
 // Each measurement gets a fresh instance of the system, in a directory of its
@@ -57,6 +58,7 @@ type options struct {
 	pprof       bool
 	set         string // settings of Holdfast
 	load        string // more flags of the client
+	scaling     bool
 	keep        bool
 	out         string
 	add         bool
@@ -96,8 +98,9 @@ func main() {
 	o := options{}
 	f := flag.NewFlagSet("peers", flag.ExitOnError)
 	names := f.String("systems", "", "systems to measure, comma separated; all if empty: "+systemNames())
-	rows := f.String("rows", "", "measurements to make, comma separated; all if empty: "+rowNames())
-	f.IntVar(&o.runs, "runs", 2, "runs of each measurement; the table has their medians")
+	rows := f.String("rows", "", "measurements to make, comma separated; all if empty: "+rowNames(measurements()))
+	f.BoolVar(&o.scaling, "scaling", false, "measure how Holdfast's cost grows with connections, channels and so on, not the peers")
+	f.IntVar(&o.runs, "runs", 0, "runs of each measurement; the table has their medians; 0: two, and one with -scaling")
 	f.BoolVar(&o.quick, "quick", false, "a tenth of the connections and one run, to see that it works")
 	f.StringVar(&o.holdfast, "holdfast", "scripts/holdfast", "the supervisor script of Holdfast")
 	f.IntVar(&o.workers, "nginx-workers", runtime.NumCPU(), "worker processes of nginx")
@@ -107,13 +110,23 @@ func main() {
 	f.StringVar(&o.set, "set", "", "settings of Holdfast, SECTION.KEY=VALUE, separated by spaces")
 	f.StringVar(&o.load, "load", "", "flags of the load client that override those of the measurement, separated by spaces")
 	f.BoolVar(&o.keep, "keep", false, "keep the directories with configurations and logs")
-	f.StringVar(&o.out, "out", "bench/out/peers.json", "result file")
+	f.StringVar(&o.out, "out", "", "result file; bench/out/peers.json, or scaling.json, if empty")
 	f.BoolVar(&o.add, "add", false, "keep what the result file has of other systems and rows")
 	f.StringVar(&o.svg, "svg", "", "directory for the drawings; none if empty")
 	f.StringVar(&o.render, "render", "", "print the table of this result file, and measure nothing")
 	f.StringVar(&o.doc, "doc", "", "document into which the table is put, between its marks")
 	_ = f.Parse(os.Args[1:]) // ExitOnError
 	o.systems, o.rows = list(*names), list(*rows)
+	name, runs := "peers", 2
+	if o.scaling {
+		name, runs, o.systems = "scaling", 1, []string{"holdfast"}
+	}
+	if o.out == "" {
+		o.out = "bench/out/" + name + ".json"
+	}
+	if o.runs == 0 {
+		o.runs = runs
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, &o); err != nil {
@@ -150,9 +163,13 @@ func run(ctx context.Context, o *options) error {
 			return err
 		}
 	}
-	fmt.Print(table(&res))
+	if o.scaling {
+		fmt.Print(scaleTables(&res))
+	} else {
+		fmt.Print(table(&res))
+	}
 	if o.doc != "" {
-		if err := intoDocument(o.doc, &res); err != nil {
+		if err := intoDocument(o.doc, &res, o.scaling); err != nil {
 			return err
 		}
 	}
@@ -166,7 +183,7 @@ func measureAll(ctx context.Context, o *options, res *file) error {
 	if err := check(o.systems, systemNames()); err != nil {
 		return err
 	}
-	if err := check(o.rows, rowNames()); err != nil {
+	if err := check(o.rows, rowNames(o.rowList())); err != nil {
 		return err
 	}
 	if o.quick {
@@ -201,7 +218,7 @@ func measureAll(ctx context.Context, o *options, res *file) error {
 	}
 	fresh := map[string]bool{} // system and row that this invocation measures
 	for run := 1; run <= o.runs; run++ {
-		for _, row := range measurements() {
+		for _, row := range o.rowList() {
 			if len(o.rows) > 0 && !slices.Contains(o.rows, row.name) {
 				continue
 			}
@@ -273,14 +290,18 @@ func measureOnce(ctx context.Context, o *options, s system, row measurement, dir
 	if err != nil {
 		return nil, 0, err
 	}
-	pids := g.pids()
+	pids := g.pids() // of all connmgrs
 	if s.name == "floor" && row.proxied {
 		in.target, pids = origin, back.pids()
 	}
 	// Long enough for any measurement with a server that works.
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	args := append([]string{"-target", in.target.String(), "-pids", join(pids), "-header", in.header}, row.args(s, in, o.quick)...)
+	target := in.target.String()
+	for _, t := range in.more {
+		target += "," + t.String()
+	}
+	args := append([]string{"-target", target, "-pids", join(pids), "-header", in.header}, row.args(s, in, o.quick)...)
 	args = append(args, strings.Fields(o.load)...)
 	cmd := exec.CommandContext(ctx, filepath.Join(o.bin, "load"), args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -352,9 +373,17 @@ func systemNames() string {
 	return strings.Join(all, ",")
 }
 
-func rowNames() string {
+// rowList is what there is to measure.
+func (o *options) rowList() []measurement {
+	if o.scaling {
+		return scaleMeasurements()
+	}
+	return measurements()
+}
+
+func rowNames(rows []measurement) string {
 	var all []string
-	for _, m := range measurements() {
+	for _, m := range rows {
 		all = append(all, m.name)
 	}
 	return strings.Join(all, ",")

@@ -231,11 +231,17 @@ func table(f *file) string {
 // Marks between which a document has the table.
 const (
 	tableBegins = "<!-- bench/peers: table -->\n"
+	scalesBegin = "<!-- bench/peers: scaling -->\n"
 	tableEnds   = "<!-- bench/peers: end -->"
 )
 
-// intoDocument puts the table between the marks of a document.
-func intoDocument(name string, f *file) error {
+// intoDocument puts the table, or those of -scaling, between the marks of a
+// document.
+func intoDocument(name string, f *file, scaling bool) error {
+	tableBegins, text := tableBegins, table(f)+"\n"
+	if scaling {
+		tableBegins, text = scalesBegin, scaleTables(f)
+	}
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return err
@@ -245,7 +251,7 @@ func intoDocument(name string, f *file) error {
 	if !ok1 || !ok2 {
 		return fmt.Errorf("%s lacks the lines %q and %q", name, strings.TrimSpace(tableBegins), tableEnds)
 	}
-	return os.WriteFile(name, []byte(before+tableBegins+"\n"+table(f)+"\n"+machineLine(f)+"\n"+tableEnds+after), 0o644)
+	return os.WriteFile(name, []byte(before+tableBegins+"\n"+text+machineLine(f)+"\n"+tableEnds+after), 0o644)
 }
 
 // machineLine says where and when, and how quiet it was.

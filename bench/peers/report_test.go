@@ -50,6 +50,35 @@ func TestTable(t *testing.T) {
 	}
 }
 
+func TestScaleTables(t *testing.T) {
+	f := &file{Runs: []record{
+		{System: "holdfast", Row: "conns-1000", Load: sample().Runs[0].Load},
+		{System: "holdfast", Row: "conns-19000x3", Error: "did not start"},
+		{System: "holdfast", Row: "idle-poll", Load: &result.Load{Memory: []result.Memory{{Connections: 0, Bytes: 1 << 20}, {Connections: 1000, Bytes: 1<<20 + 3000<<10}}}},
+		{System: "holdfast", Row: "ramp-http", Load: &result.Load{Ramp: []result.Step{
+			{Rate: 50, Delivery: result.Delivery{CPUPerDelivery: 3}}, {Rate: 75, End: "late", Delivery: result.Delivery{Latency: hist.Summary{Max: 1500}}},
+		}}},
+	}}
+	got := scaleTables(f)
+	for _, want := range []string{
+		"| 1,000 | 30 / 60 ms | 7.2 µs | 171,000 (1.00 % lost) | 4.0 KiB |",
+		"| 19,000 on three connmgrs | failed | | | |",
+		"| long polls | 3.0 KiB | 0.00 KiB | 0.00 KiB | 0.00 KiB |",
+		"| HTTP | 50 /s | 0.00 / 0.00 ms | 3.0 µs | 75 /s: 1.5 s late |",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the tables lack %q:\n%s", want, got)
+		}
+	}
+	names := map[string]bool{}
+	for _, m := range scaleMeasurements() {
+		if names[m.name] {
+			t.Errorf("two measurements are called %s", m.name)
+		}
+		names[m.name] = true
+	}
+}
+
 func TestDrawingsAreWellFormed(t *testing.T) {
 	dir := t.TempDir()
 	if err := drawings(dir, sample()); err != nil {

@@ -22,6 +22,10 @@ type measurement struct {
 	format  string   // of publishes
 	path    string
 	zmq     bool
+	// connmgrs is how many of Holdfast there are; 0 means one.
+	connmgrs int
+	// idle says that nothing is published.
+	idle bool
 	// manyChannels says that many small publishes are measured, not a wide one.
 	manyChannels bool
 }
@@ -98,7 +102,7 @@ func (m measurement) args(s system, in *instance, quick bool) []string {
 	if quick {
 		args = append(args, m.small...)
 	}
-	if m.proxied {
+	if m.proxied || m.idle {
 		return args
 	}
 	format := m.format

@@ -28,6 +28,7 @@ type system struct {
 // instance is a running system as its clients see it.
 type instance struct {
 	target      netip.AddrPort
+	more        []netip.AddrPort // further targets
 	publish     netip.AddrPort
 	publishPath string
 	zmq         netip.AddrPort // invalid: it has none
@@ -81,8 +82,8 @@ func writeFiles(dir string, files map[string]string) error {
 	return nil
 }
 
-func startHoldfast(ctx context.Context, g *group, o *options, _ measurement, origin netip.AddrPort) (*instance, error) {
-	ports, err := freePorts(5)
+func startHoldfast(ctx context.Context, g *group, o *options, m measurement, origin netip.AddrPort) (*instance, error) {
+	ports, err := freePorts(5 + max(m.connmgrs-1, 0))
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +121,22 @@ command_spec=tcp://127.0.0.1:%[6]d
 		return nil, err
 	}
 	in := &instance{target: local(ports[0]), publish: local(ports[2]), publishPath: "/publish/", zmq: local(ports[1])}
-	return in, g.waitGrip(ctx, in, "holdfast")
+	if err := g.waitGrip(ctx, in, "holdfast"); err != nil {
+		return nil, err
+	}
+	for i, port := range ports[5:] {
+		name := fmt.Sprintf("connmgr.%d", i+1)
+		connmgr := filepath.Join(filepath.Dir(o.holdfast), "..", "bin", "connmgr")
+		err := g.start(name, connmgr, "--config", filepath.Join(g.dir, "holdfast.conf"), "--name", name, "--listen", local(port).String())
+		if err == nil {
+			err = waitFor(ctx, "http://"+local(port).String()+"/small")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w%s", err, g.tail(name))
+		}
+		in.more = append(in.more, local(port))
+	}
+	return in, nil
 }
 
 // waitGrip waits until a GRIP proxy passes requests on and takes publishes.

@@ -13,6 +13,7 @@ type Load struct {
 	Paced    *Delivery `json:"paced,omitempty"` // at a given rate
 	Burst    *Delivery `json:"burst,omitempty"` // as fast as publishes are taken
 	Requests *Requests `json:"requests,omitempty"`
+	Ramp     []Step    `json:"ramp,omitempty"`
 	// ClientCPU is the processor time of the load client itself, for judging
 	// how much of the machine was left to the server.
 	ClientCPU float64 `json:"client_cpu_s"`
@@ -65,4 +66,11 @@ type Requests struct {
 	CPU           float64      `json:"server_cpu_s"`
 	CPUPerRequest float64      `json:"server_cpu_us_per_request"`
 	Latency       hist.Summary `json:"latency"`
+}
+
+// Step is a rate that was tried.
+type Step struct {
+	Rate     float64 `json:"rate"`          // publishes a second
+	End      string  `json:"end,omitempty"` // why no higher one was tried: refused, behind (with publishing), lost or late
+	Delivery `json:"delivery"`
 }

@@ -1,0 +1,195 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/holdfast/holdfast/bench/internal/result"
+)
+
+// scale is a table of how Holdfast's cost grows with something.
+type scale struct {
+	title   string
+	columns []string
+	points  []scalePoint
+}
+
+// scalePoint is a line of such a table.
+type scalePoint struct {
+	label string
+	m     measurement
+	cells func(c cell, row string) []string
+}
+
+// scales in the order in which they are made. Together they take about six
+// minutes.
+func scales() []scale {
+	const stream = "/stream?channel={c}"
+	streams := func(name string, flags ...string) measurement {
+		return measurement{name: name, format: "http-stream", path: stream, flags: append([]string{"-deadline", "60s", "-window", "200"}, flags...)}
+	}
+	connections := scale{title: "Streams on one channel", columns: []string{"p50 / p99", "CPU per delivery", "back to back, a second", "memory each"}}
+	for _, n := range []string{"1000", "5000", "10000", "19000"} {
+		m := streams("conns-"+n, "-scenario", "fanout", "-n", n, "-count", "10", "-burst", "30")
+		connections.points = append(connections.points, scalePoint{grouped(n), m, fanoutCells})
+	}
+	three := streams("conns-19000x3", "-scenario", "fanout", "-n", "19000", "-count", "10", "-burst", "30")
+	three.connmgrs = 3
+	connections.points = append(connections.points, scalePoint{"19,000 on three connmgrs", three, fanoutCells})
+
+	channels := scale{title: "10,000 streams on more and more channels", columns: []string{"publishes a second", "deliveries a second", "p99", "CPU per publish", "memory each"}}
+	for _, c := range []struct{ label, n, extra string }{
+		{"16 channels, 625 streams each", "16", "0"},
+		{"100, 100 each", "100", "0"},
+		{"1,000, 10 each", "1000", "0"},
+		{"10,000, one each", "10000", "0"},
+		{"100,000: each stream on ten of its own", "10000", "9"},
+	} {
+		m := streams("channels-"+c.n+"-"+c.extra, "-scenario", "channels", "-n", "10000", "-channels", c.n, "-extra", c.extra, "-publishers", "8", "-duration", "4s")
+		channels.points = append(channels.points, scalePoint{c.label, m, channelCells})
+	}
+
+	size := scale{title: "Size of messages, 5,000 streams on one channel", columns: []string{"p50 / p99", "CPU per delivery", "back to back, a second", "MB a second"}}
+	for _, s := range []struct {
+		label, n string
+		bytes    float64
+	}{{"100 bytes", "100", 100}, {"1 KiB", "1024", 1024}, {"16 KiB", "16384", 16384}} {
+		m := streams("size-"+s.n, "-scenario", "fanout", "-n", "5000", "-size", s.n, "-count", "10", "-burst", "20")
+		size.points = append(size.points, scalePoint{s.label, m, func(c cell, row string) []string {
+			cells := fanoutCells(c, row)
+			return append(cells[:3], about(c.get(row, burstRate)*s.bytes/1e6))
+		}})
+	}
+
+	memory := scale{title: "Memory of idle connections, each", columns: []string{"1,000", "5,000", "10,000", "19,000"}}
+	for _, t := range []struct {
+		label string
+		m     measurement
+	}{
+		{"streams", measurement{name: "idle-stream", path: stream}},
+		{"long polls", measurement{name: "idle-poll", path: "/poll?channel={c}", flags: []string{"-poll"}}},
+		{"WebSockets over HTTP", measurement{name: "idle-ws", path: "/ws?channel={c}", flags: []string{"-ws"}}},
+		{"WebSockets to a WebSocket origin", measurement{name: "idle-ws-direct", path: "/echo", flags: []string{"-ws", "-ready-head"}}},
+	} {
+		t.m.idle = true
+		t.m.flags = append(t.m.flags, "-scenario", "hold", "-n", "19000", "-memory", "1000,5000,10000", "-window", "200", "-settle", "4s", "-deadline", "60s")
+		memory.points = append(memory.points, scalePoint{t.label, t.m, memoryCells})
+	}
+
+	rate := scale{
+		title:   "Publishes a second to 1,000 streams on one channel, growing by half until something is a second late or lost",
+		columns: []string{"last rate that was kept", "p50 / p99 there", "CPU per delivery there", "then, at the next rate"},
+	}
+	latency := scale{title: "Latency of a publish to one stream, 100 a second", columns: []string{"p50", "p99", "CPU per publish"}}
+	for _, z := range []struct {
+		label, name string
+		zmq         bool
+	}{{"HTTP", "http", false}, {"ZeroMQ", "zmq", true}} {
+		m := streams("ramp-"+z.name, "-scenario", "ramp", "-n", "1000", "-rate", "50", "-publishers", "8")
+		m.zmq = z.zmq
+		rate.points = append(rate.points, scalePoint{z.label, m, rampCells})
+		m = streams("latency-"+z.name, "-scenario", "fanout", "-n", "1", "-rate", "100", "-count", "500", "-burst", "0")
+		m.zmq = z.zmq
+		latency.points = append(latency.points, scalePoint{z.label, m, func(c cell, row string) []string {
+			return []string{fmt.Sprintf("%.2f ms", c.get(row, pacedP50)), fmt.Sprintf("%.2f ms", c.get(row, pacedP99)), about(c.get(row, pacedCPU)) + " µs"}
+		}})
+	}
+	return []scale{connections, channels, size, memory, rate, latency}
+}
+
+func scaleMeasurements() []measurement {
+	var all []measurement
+	for _, s := range scales() {
+		for _, p := range s.points {
+			all = append(all, p.m)
+		}
+	}
+	return all
+}
+
+func grouped(n string) string { return n[:len(n)-3] + "," + n[len(n)-3:] }
+
+func fanoutCells(c cell, row string) []string {
+	return []string{
+		pair(c.get(row, pacedP50), c.get(row, pacedP99)), about(c.get(row, pacedCPU)) + " µs",
+		about(c.get(row, burstRate)) + c.arrived(row), about(c.get(row, perConnection)) + " KiB",
+	}
+}
+
+func channelCells(c cell, row string) []string {
+	perPublish := func(l *result.Load) float64 { return l.Burst.CPU * 1e6 / float64(max(l.Burst.Published, 1)) }
+	return []string{
+		about(c.get(row, publishes)), about(c.get(row, burstRate)) + c.arrived(row), about(c.get(row, burstP99)) + " ms",
+		about(c.get(row, perPublish)) + " µs", about(c.get(row, perConnection)) + " KiB",
+	}
+}
+
+func memoryCells(c cell, row string) []string {
+	var cells []string
+	for _, n := range []int{1000, 5000, 10000, 19000} {
+		each := c.get(row, func(l *result.Load) float64 {
+			i := slices.IndexFunc(l.Memory, func(m result.Memory) bool { return m.Connections == n })
+			if i < 0 {
+				return 0
+			}
+			return float64(l.Memory[i].Bytes-l.Memory[0].Bytes) / 1024 / float64(n)
+		})
+		cells = append(cells, about(each)+" KiB")
+	}
+	return cells
+}
+
+// rampCells shows the last rate that was kept, and how the next one ended.
+func rampCells(c cell, row string) []string {
+	var kept, over result.Step
+	for _, r := range c.f.Runs {
+		if r.System != c.system || r.Row != row || r.Load == nil {
+			continue
+		}
+		for _, s := range r.Ramp {
+			if s.End == "" {
+				kept = s
+			} else {
+				over = s
+			}
+		}
+	}
+	end := "the client's limit"
+	switch over.End {
+	case "behind":
+		end = fmt.Sprintf("%s /s: %s /s were taken", about(over.Rate), about(over.PublishesPerSecond))
+	case "late":
+		end = fmt.Sprintf("%s /s: %s late", about(over.Rate), about(over.Latency.Max/1000)+" s")
+	case "lost":
+		end = fmt.Sprintf("%s /s: %d of %d deliveries lost", about(over.Rate), over.Expected-over.Delivered, over.Expected)
+	case "refused":
+		end = fmt.Sprintf("%s /s: %d publishes refused", about(over.Rate), over.Refused)
+	}
+	return []string{about(kept.Rate) + " /s", pair(kept.Latency.P50, kept.Latency.P99), about(kept.CPUPerDelivery) + " µs", end}
+}
+
+// scaleTables writes the tables as Markdown, those of which there are results.
+func scaleTables(f *file) string {
+	var b strings.Builder
+	c := cell{f, "holdfast"}
+	for _, s := range scales() {
+		var lines strings.Builder
+		for _, p := range s.points {
+			ok, failure := c.has(p.m.name)
+			switch {
+			case ok:
+				fmt.Fprintf(&lines, "| %s | %s |\n", p.label, strings.Join(p.cells(c, p.m.name), " | "))
+			case failure != "":
+				fmt.Fprintf(&lines, "| %s | %s |%s\n", p.label, failure, strings.Repeat(" |", len(s.columns)-1))
+			}
+		}
+		if lines.Len() == 0 {
+			continue
+		}
+		fmt.Fprintf(&b, "**%s**\n\n| | %s |\n| --- |%s\n%s\n", s.title, strings.Join(s.columns, " | "), strings.Repeat(" --- |", len(s.columns)), lines.String())
+	}
+	return b.String()
+}
