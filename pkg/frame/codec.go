@@ -920,6 +920,7 @@ func (*Check) Type() Type { return TypeCheck }
 func (f *Check) fields(c coder) {
 	c.uint(&f.Token)
 	strs(c, &f.IDs)
+	c.bool(&f.Refresh)
 }
 
 // Type implements Frame.

@@ -497,6 +497,9 @@ type Watch struct {
 type Check struct {
 	Token uint64
 	IDs   []string
+	// Refresh asks for WebSocket-over-HTTP sessions alone, each of which makes a
+	// request now.
+	Refresh bool
 }
 
 // FoundConn is a connection, and the exchange that it is at present.

@@ -121,18 +121,9 @@ func (s *Server) refreshCommand(args map[string]any, answer func(value any, cond
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if cid, ok := args["cid"].(string); ok {
-		if h := s.findConnection(cid); h != nil {
-			if h.mode == frame.ModeWebSocket {
-				s.refresh(frame.XID{Conn: h.peer.name, Boot: h.peer.boot, ID: h.id})
-			}
-			answer(nil, "")
-			return
-		}
-		// One without GRIP is known to its proxy alone.
-		s.checkProxies([]string{cid}, func(found []frame.FoundConn, ok bool) {
+		s.checkProxies(&frame.Check{IDs: []string{cid}, Refresh: true}, func(found []frame.FoundConn, ok bool) {
 			switch {
 			case len(found) > 0:
-				s.refresh(found[0].X)
 				answer(nil, "")
 			case !ok:
 				answer(nil, "proxy-request-failed")
@@ -159,19 +150,6 @@ func (s *Server) refreshCommand(args map[string]any, answer func(value any, cond
 		}
 	}
 	answer(nil, "")
-}
-
-// findConnection returns the hold with that public connection id. It looks at
-// all of them: the command is rare, and an index would cost every hold memory.
-func (s *Server) findConnection(id string) *hold {
-	for _, p := range s.peers {
-		for _, h := range p.holds {
-			if h.connID == id && !h.over {
-				return h
-			}
-		}
-	}
-	return nil
 }
 
 // connCheckCommand answers which of some connections there are: those that are
@@ -206,7 +184,7 @@ func (s *Server) connCheckCommand(args map[string]any, answer func(value any, co
 		answer(known, "")
 		return
 	}
-	s.checkProxies(slices.Sorted(maps.Keys(unknown)), func(found []frame.FoundConn, ok bool) {
+	s.checkProxies(&frame.Check{IDs: slices.Sorted(maps.Keys(unknown))}, func(found []frame.FoundConn, ok bool) {
 		if !ok {
 			answer(nil, "proxy-request-failed")
 			return
@@ -236,17 +214,18 @@ const (
 	maxChecks = 100
 )
 
-// checkProxies asks all proxies for connections. done is called with mu held,
+// checkProxies asks f of all proxies. done is called with mu held,
 // with ok false if not all of them answered. Caller holds mu.
-func (s *Server) checkProxies(ids []string, done func(found []frame.FoundConn, ok bool)) {
+func (s *Server) checkProxies(f *frame.Check, done func(found []frame.FoundConn, ok bool)) {
 	if len(s.checks) >= maxChecks {
 		done(nil, false)
 		return
 	}
 	s.lastFetch++
+	f.Token = s.lastFetch
 	c := &check{waiting: make(map[string]bool), until: s.now().Add(checkTimeout), done: done}
 	for _, p := range s.opt.Bus.Peers("proxy") {
-		if s.send(p.Name, &frame.Check{Token: s.lastFetch, IDs: ids}) == nil {
+		if s.send(p.Name, f) == nil {
 			c.waiting[p.Name] = true
 		}
 	}

@@ -369,8 +369,10 @@ type fakeProxy struct {
 	fetches  []*frame.Fetch
 	watch    bool // the handler wants to hear of connections
 	serves   []frame.FoundConn
-	mute     bool                              // no answer to Check
-	answer   func(*frame.Fetch) *frame.Fetched // nil leaves a fetch unanswered
+	// refreshed are the connections that Checks asked to refresh.
+	refreshed []string
+	mute      bool                              // no answer to Check
+	answer    func(*frame.Fetch) *frame.Fetched // nil leaves a fetch unanswered
 }
 
 func (p *fakeProxy) start() {
@@ -399,6 +401,9 @@ func (p *fakeProxy) Receive(from bus.Peer, b []byte) {
 	case *frame.Watch:
 		p.watch = f.Conns
 	case *frame.Check:
+		if f.Refresh {
+			p.refreshed = append(p.refreshed, f.IDs...)
+		}
 		a := &frame.Checked{Token: f.Token}
 		for _, c := range p.serves {
 			if slices.Contains(f.IDs, c.ID) {

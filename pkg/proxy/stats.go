@@ -268,7 +268,8 @@ func (st *stats) take(now time.Time) (routes []frame.RouteStats) {
 	return routes
 }
 
-// check answers which of the connections are served here.
+// check answers which of the connections are served here. Those that are to be
+// refreshed have been told by then.
 func (s *Server) check(from bus.Peer, f *frame.Check) {
 	ids := make(map[string]bool, len(f.IDs))
 	for _, id := range f.IDs {
@@ -277,7 +278,7 @@ func (s *Server) check(from bus.Peer, f *frame.Check) {
 	answer := &frame.Checked{Token: f.Token}
 	s.mu.Lock()
 	for x, e := range s.exchanges {
-		if ids[e.conn.id] {
+		if ids[e.conn.id] && (!f.Refresh || e.refresh()) {
 			answer.Found = append(answer.Found, frame.FoundConn{ID: e.conn.id, X: x})
 		}
 	}

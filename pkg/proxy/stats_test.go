@@ -99,6 +99,14 @@ func TestStats(t *testing.T) {
 		t.Errorf("-want +got:\n%s", d)
 	}
 
+	check = &frame.Check{Token: 10, IDs: []string{"c2"}, Refresh: true}
+	if err := r.handler.node.Send("proxy.0", frame.Encode(check)); err != nil {
+		t.Fatal(err)
+	}
+	if found := within(t, r.handler.checked); found.Token != 10 || len(found.Found) != 0 {
+		t.Errorf("a request over HTTP can be refreshed: %+v", found)
+	}
+
 	// What the handler takes over is the handler's to tell of.
 	r.conn.open(frame.Request{URI: "/hold", Host: "h", ConnID: "c3"})
 	within(t, r.handler.accepts)

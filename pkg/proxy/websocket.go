@@ -394,6 +394,14 @@ func (e *exch) controlled(c *frame.Control) {
 	}
 }
 
+// refresh has a session make a request. It reports whether e is one.
+func (e *exch) refresh() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.session.refresh()
+	return e.session != nil
+}
+
 // setMetaName returns NAME of "Set-Meta-NAME", "" for other fields.
 func setMetaName(field string) string {
 	const prefix = "Set-Meta-"

@@ -560,6 +560,17 @@ func TestWebSocketOverHTTPKeepAliveAndRefresh(t *testing.T) {
 		t.Errorf("refresh %q", req.body)
 	}
 	x.message(frame.MessageText, "fresh")
+	e.answer(event("TEXT", "m:and again"))
+	if err := r.handler.node.Send("proxy.0", frame.Encode(&frame.Check{Token: 7, IDs: []string{"conn-id"}, Refresh: true})); err != nil {
+		t.Fatal(err)
+	}
+	if f := within(t, r.handler.checked); f.Token != 7 || len(f.Found) != 1 || f.Found[0].ID != "conn-id" {
+		t.Errorf("proxy answered %+v", f)
+	}
+	if req := within(t, e.reqs); req.body != "" {
+		t.Errorf("refresh %q", req.body)
+	}
+	x.message(frame.MessageText, "and again")
 	// The client goes without a word.
 	e.answer("")
 	x.put(&frame.Cancel{Reason: frame.ReasonClientGone})
