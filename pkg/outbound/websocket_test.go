@@ -5,8 +5,15 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"net/http"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/http1"
 )
 
 // loose is a connection that reads from one buffer and writes to another.
@@ -94,4 +101,57 @@ func TestWriteFrame(t *testing.T) {
 	for _, f := range []Frame{{Opcode: Ping}, {Opcode: Close, Fin: true, Data: make([]byte, 126)}} {
 		wantCondition(t, (&WebSocket{nc: &loose{}}).WriteFrame(f), BadRequest)
 	}
+}
+
+// Redirects of a WebSocket may be relative, and leave nothing in the result.
+// The connect host is for the first host only.
+func TestWebSocketRedirect(t *testing.T) {
+	up := websocket.Upgrader{}
+	ws := func(w http.ResponseWriter, req *http.Request) {
+		if to := req.URL.Query().Get("to"); to != "" {
+			w.Header()["Location"] = []string{to}
+			w.Header().Set("X-Redirect", "1")
+			w.WriteHeader(http.StatusFound)
+			return
+		}
+		c, err := up.Upgrade(w, req, http.Header{"X-Path": {req.URL.Path}, "X-Secret": {req.Header.Get("Authorization")}})
+		if err == nil {
+			_ = c.Close()
+		}
+	}
+	first, second := serve(t, ws), serve(t, ws)
+	c := newClient(t, Options{})
+	for to, want := range map[string]string{
+		"end":                   "/a/end secret",
+		"/end":                  "/end secret",
+		second.URL + "/x":       "/x ",
+		"//" + second.URL[7:]:   "/ ",
+		"ws" + second.URL[4:]:   "/ ",
+		"http://origin.test/it": "/it secret", // still where connect-host stands for
+	} {
+		w, err := c.WebSocket(long(t), &Request{
+			URI: "ws://origin.test/a/b?to=" + to, ConnectHost: strings.TrimPrefix(first.URL, "http://"), Redirects: 2,
+			Header: []frame.Field{{Name: "Authorization", Value: "secret"}},
+		}, 1000)
+		if err != nil {
+			t.Errorf("to %s: %v", to, err)
+			continue
+		}
+		path, _ := http1.Get(w.Header, "X-Path")
+		secret, _ := http1.Get(w.Header, "X-Secret")
+		if got := path + " " + secret; got != want || http1.Has(w.Header, "X-Redirect") || http1.Has(w.Header, "Location") {
+			t.Errorf("to %s: got %s, want %s, in %v", to, got, want, w.Header)
+		}
+		_ = w.Close()
+	}
+	// A connect host without a port has that of the URI.
+	port := first.URL[strings.LastIndex(first.URL, ":"):]
+	for _, host := range []string{"127.0.0.1", "127.0.0.1" + port, "localhost"} {
+		got, err := c.Fetch(long(t), &Request{Method: "GET", URI: "http://origin.test" + port + "/?to=/", ConnectHost: host})
+		if err != nil || got.Code != http.StatusFound {
+			t.Errorf("connect host %s: got %v, %v", host, got, err)
+		}
+	}
+	_, err := c.Fetch(long(t), &Request{Method: "GET", URI: "http://origin.test/", ConnectHost: "a b"})
+	wantCondition(t, err, BadRequest)
 }

@@ -120,6 +120,7 @@ func (s *session) fromServer(ws *outbound.WebSocket) {
 			s.deliver(r)
 			continue
 		}
+		s.active()
 		s.send(r) // pings and pongs cost no credits
 	}
 }
