@@ -84,7 +84,12 @@ func (d *doctor) examine(c *config.Config) {
 	}
 	d.ok("configuration", file)
 	for _, n := range c.Notices {
-		d.warn("configuration", n.String())
+		if n.Kind != config.NotActedOn {
+			d.warn("configuration", n.String())
+		}
+	}
+	for _, u := range c.Unused(nil) {
+		d.say("note", "configuration", "without effect: "+u.String())
 	}
 	d.runDir(c)
 	d.listeners(c)

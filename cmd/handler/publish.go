@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -133,6 +135,18 @@ func reported(answer []byte) string {
 		return ": " + it.Result
 	}
 	return fmt.Sprintf(": matched %d, queued %d", a.Items[0].Matched, a.Items[0].Queued)
+}
+
+// explainDial adds to an error of connecting what to look at.
+func explainDial(err error) error {
+	var notTLS tls.RecordHeaderError
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; is Holdfast running, and is --spec (or GRIP_URL) where its control API listens?", err)
+	case errors.As(err, &notTLS):
+		return fmt.Errorf("%w; the server does not speak TLS there, try http://", err)
+	}
+	return err
 }
 
 // draft reads the flags and the content.
@@ -262,7 +276,7 @@ func (f *publishFlags) publishHTTP(ctx context.Context, draft *publish.Draft) ([
 	}
 	conn, err := f.dial(ctx, c)
 	if err != nil {
-		return nil, err
+		return nil, explainDial(err)
 	}
 	defer func() { _ = conn.Close() }()
 	if deadline, ok := ctx.Deadline(); ok {

@@ -178,7 +178,7 @@ func TestPublishErrors(t *testing.T) {
 		{[]string{"--spec", "x", "ch", "x"}, 1, "Error: spec \"x\": want http://, https://, tcp:// or ipc://\n"},
 		{[]string{"--spec", "tcp://x", "ch", "x"}, 1, "Error: spec \"tcp://x\": address x: missing port in address\n"},
 		{[]string{"--spec", "http://" + addr, "ch", "x"}, 1, "Error: Not Found\n"},
-		{[]string{}, 2, "handler: accepts between 1 and 2 arg(s), received 0\n"},
+		{[]string{}, 2, "handler: accepts between 1 and 2 arg(s), received 0 (handler publish --help shows how)\n"},
 		{[]string{"--bogus", "ch"}, 2, "handler: unknown flag: --bogus (--help shows the flags)\n"},
 	} {
 		code, out, errs := runHandler(append([]string{"publish"}, c.args...)...)

@@ -81,3 +81,17 @@ func TestPublishUnixSocket(t *testing.T) {
 		t.Errorf("got %q", g)
 	}
 }
+
+// What is usually wrong is said.
+func TestPublishHints(t *testing.T) {
+	addr, _ := fakeControl(t, 200, "Published\n")
+	for spec, want := range map[string]string{
+		"http://127.0.0.1:1": "; is Holdfast running, and is --spec (or GRIP_URL) where its control API listens?\n",
+		"https://" + addr:    "; the server does not speak TLS there, try http://\n",
+	} {
+		code, _, errs := runHandler("publish", "--spec", spec, "ch", "x")
+		if code != 1 || !strings.HasSuffix(errs, want) {
+			t.Errorf("%s: got %d, %q", spec, code, errs)
+		}
+	}
+}

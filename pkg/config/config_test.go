@@ -530,3 +530,25 @@ func FuzzParseINI(f *testing.F) {
 		}
 	})
 }
+
+// Keys without effect are gathered by reason.
+func TestUnused(t *testing.T) {
+	c, err := Load(Source{File: "testdata/debian/pushpin.conf"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := c.Unused(nil)
+	seen := make(map[string]bool)
+	for _, u := range all {
+		if seen[u.Reason] || len(u.Keys) == 0 {
+			t.Errorf("%+v", u)
+		}
+		seen[u.Reason] = true
+	}
+	if len(all) < 2 || len(all) > 8 {
+		t.Errorf("%d reasons: %v", len(all), all)
+	}
+	if got := c.Unused(func(n Notice) bool { return n.Key == "condure_bin" }); len(got) != 1 || got[0].String() != "runner.condure_bin: the supervisor starts the programs that it was installed with" {
+		t.Errorf("got %v", got)
+	}
+}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -66,3 +67,29 @@ type Notice struct {
 }
 
 func (n Notice) String() string { return place(n.File, n.Line, n.Source) + n.Text }
+
+// Unused is keys of Pushpin that were set and have no effect, for one reason.
+type Unused struct {
+	Keys   []string // as the user wrote them
+	Reason string
+}
+
+func (u Unused) String() string { return strings.Join(u.Keys, " ") + ": " + u.Reason }
+
+// Unused gathers the notices of kind NotActedOn that wanted, if not nil, lets
+// through: Pushpin's own files have dozens of such keys for a handful of reasons.
+func (c *Config) Unused(wanted func(Notice) bool) []Unused {
+	var all []Unused
+	for _, n := range c.Notices {
+		if n.Kind != NotActedOn || wanted != nil && !wanted(n) {
+			continue
+		}
+		i := slices.IndexFunc(all, func(u Unused) bool { return u.Reason == n.Text })
+		if i < 0 {
+			i = len(all)
+			all = append(all, Unused{Reason: n.Text})
+		}
+		all[i].Keys = append(all[i].Keys, n.Source)
+	}
+	return all
+}

@@ -189,22 +189,23 @@ func newRoot(p Program, env []string) *cobra.Command {
 	if p.Commands != nil {
 		root.AddCommand(p.Commands(c.load)...)
 	}
-	for _, sub := range root.Commands() {
-		wrapArgs(sub)
-	}
 	wrapArgs(root)
 	return root
 }
 
-// wrapArgs makes wrong arguments a mistake of the user.
+// wrapArgs makes wrong arguments of a command, and of those below it, a mistake of
+// the user.
 func wrapArgs(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		wrapArgs(sub)
+	}
 	check := cmd.Args
 	if check == nil {
 		return
 	}
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
 		if err := check(cmd, args); err != nil {
-			return UsageError{err}
+			return UsageError{fmt.Errorf("%w (%s --help shows how)", err, cmd.CommandPath())}
 		}
 		return nil
 	}
@@ -254,7 +255,12 @@ func (c *common) check(p Program, w io.Writer) error {
 	}
 	var b strings.Builder
 	for _, n := range cfg.Notices {
-		fmt.Fprintf(&b, "%s: %v\n", n.Kind, n)
+		if n.Kind != config.NotActedOn {
+			fmt.Fprintf(&b, "%s: %v\n", n.Kind, n)
+		}
+	}
+	for _, u := range cfg.Unused(nil) {
+		fmt.Fprintf(&b, "%s: %v\n", config.NotActedOn, u)
 	}
 	if p.Check != nil {
 		warnings, err := p.Check(cfg)

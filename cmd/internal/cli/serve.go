@@ -140,30 +140,26 @@ func report(log *slog.Logger, p Program, cfg *config.Config) {
 		file = "none, the defaults hold"
 	}
 	log.Info("using config: " + file)
-	var order []string
-	without := make(map[string][]string) // keys by reason
-	for _, n := range cfg.Notices {
-		owner := "connmgr"
+	ours := func(n config.Notice) bool {
 		switch n.Section {
 		case "proxy", "handler", "zurl":
-			owner = n.Section
+			return n.Section == p.Kind
 		}
-		if owner != p.Kind {
+		return p.Kind == "connmgr"
+	}
+	for _, n := range cfg.Notices {
+		if !ours(n) {
 			continue
 		}
 		switch n.Kind {
-		case config.NotActedOn:
-			if len(without[n.Text]) == 0 {
-				order = append(order, n.Text)
-			}
-			without[n.Text] = append(without[n.Text], n.Source)
+		case config.NotActedOn: // below
 		case config.Renamed, config.Repeated:
 			log.Info("configuration: " + n.String())
 		default:
 			log.Warn("configuration: " + n.String())
 		}
 	}
-	for _, reason := range order {
-		log.Info("configuration: without effect: " + strings.Join(without[reason], " ") + ": " + reason)
+	for _, u := range cfg.Unused(ours) {
+		log.Info("configuration: without effect: " + u.String())
 	}
 }
