@@ -49,7 +49,7 @@ def sock(kind):
     return s
 def say(x): print(x, flush=True)
 `
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	cmd := exec.CommandContext(ctx, python, append([]string{"-c", prelude + program}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -89,7 +89,7 @@ func (s *script) want(lines ...string) {
 			if !ok || got != want {
 				s.t.Fatalf("python said %q (%v), want %q", got, ok, want)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * time.Minute):
 			s.t.Fatalf("python says nothing, want %q", want)
 		}
 	}
@@ -101,7 +101,7 @@ type receiver interface {
 
 func recv(t testing.TB, s receiver) []string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	parts, err := s.Recv(ctx)
 	if err != nil {

@@ -97,6 +97,7 @@ type Options struct {
 func DefaultOptions() Options {
 	return Options{
 		SetXForwardedProtocol:    ForwardedProtocolProtoOnly,
+		SockJSURL:                "http://cdn.jsdelivr.net/sockjs/0.3.4/sockjs.min.js",
 		SigIss:                   "pushpin",
 		MaxExchanges:             50000,
 		HandOverTimeout:          8 * time.Second,
