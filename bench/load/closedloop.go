@@ -92,7 +92,7 @@ func (b *bench) loopRequests(request []byte, ws bool) error {
 
 func (q *requester) begin() {
 	b := q.r.bench
-	conn, err := netloop.Open(b.loop, netip.AddrPort{}, b.targets[0], q)
+	conn, err := netloop.Open(b.loop, netip.AddrPort{}, b.target, q)
 	if err != nil {
 		q.again()
 		return

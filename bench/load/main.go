@@ -28,7 +28,7 @@ import (
 // options are the flags.
 type options struct {
 	scenario    string
-	targets     []netip.AddrPort
+	target      netip.AddrPort
 	host        string
 	header      string
 	path        string
@@ -79,7 +79,7 @@ func parse(args []string) (*options, error) {
 	o := &options{}
 	f := flag.NewFlagSet("load", flag.ContinueOnError)
 	f.StringVar(&o.scenario, "scenario", "fanout", "fanout, hold, herd, channels, polls, ramp, proxy or echo")
-	targets := f.String("target", "", "addresses of the server, comma separated; subscribers take them in turn")
+	f.TextVar(&o.target, "target", netip.AddrPort{}, "address of the server")
 	f.StringVar(&o.host, "host", "bench.test", "Host header")
 	f.StringVar(&o.header, "header", "", "a header field that subscribers send as well, such as 'TE: chunked'")
 	f.StringVar(&o.path, "path", "/stream?channel={c}", "path to ask for; {c} is the channel")
@@ -114,17 +114,12 @@ func parse(args []string) (*options, error) {
 	if o.pids, err = ints(*pids); err != nil {
 		return nil, fmt.Errorf("-pids: %w", err)
 	}
-	for part := range strings.SplitSeq(*targets, ",") {
-		at, err := netip.ParseAddrPort(part)
-		if err != nil {
-			return nil, fmt.Errorf("-target: %w", err)
-		}
-		o.targets = append(o.targets, at)
-	}
 	if o.header != "" {
 		o.header += "\r\n"
 	}
 	switch {
+	case !o.target.IsValid():
+		return nil, fmt.Errorf("-target is missing")
 	case o.n < 1 || o.channels < 1 || o.publishers < 1 || o.rate <= 0:
 		return nil, fmt.Errorf("-n, -channels, -publishers and -rate must be positive")
 	case f.NArg() > 0:

@@ -24,14 +24,14 @@ const (
 
 // pool opens subscribers and keeps them.
 type pool struct {
-	loop    *netloop.Loop
-	meter   *meter
-	kind    kind
-	targets []netip.AddrPort // taken in turn
-	host    string
-	header  string // more header lines
-	path    string // {c} stands for the channel
-	extra   int    // further channels of each subscriber
+	loop   *netloop.Loop
+	meter  *meter
+	kind   kind
+	target netip.AddrPort
+	host   string
+	header string // more header lines
+	path   string // {c} stands for the channel
+	extra  int    // further channels of each subscriber
 	// readyHead says that a subscriber is ready with the head of its response.
 	// Otherwise it is ready with the first byte of the body: the origin's initial
 	// body, or its first WebSocket message.
@@ -96,7 +96,7 @@ func (p *pool) open() error {
 	s := &subscriber{pool: p, number: n, tracker: tracker{m: p.meter, channel: n % p.channels}}
 	// Several source addresses, so that the ports of one do not bound the run.
 	from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(2 + n%8)}), 0)
-	conn, err := netloop.Open(p.loop, from, p.targets[n%len(p.targets)], s)
+	conn, err := netloop.Open(p.loop, from, p.target, s)
 	if err != nil {
 		return fmt.Errorf("subscriber %d: %w", n, err)
 	}

@@ -69,7 +69,7 @@ func (b *bench) newPool(k kind) *pool {
 		k = kindPoll
 	}
 	return &pool{
-		loop: b.loop, meter: newMeter(b.loop, b.src.size), kind: k, targets: b.targets, extra: b.extra, host: b.host, header: b.header, path: b.path,
+		loop: b.loop, meter: newMeter(b.loop, b.src.size), kind: k, target: b.target, extra: b.extra, host: b.host, header: b.header, path: b.path,
 		readyHead: b.readyHead, channels: b.channels, window: b.window, retry: b.window > 0,
 	}
 }

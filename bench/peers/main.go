@@ -290,18 +290,14 @@ func measureOnce(ctx context.Context, o *options, s system, row measurement, dir
 	if err != nil {
 		return nil, 0, err
 	}
-	pids := g.pids() // of all connmgrs
+	pids := g.pids()
 	if s.name == "floor" && row.proxied {
 		in.target, pids = origin, back.pids()
 	}
 	// Long enough for any measurement with a server that works.
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	target := in.target.String()
-	for _, t := range in.more {
-		target += "," + t.String()
-	}
-	args := append([]string{"-target", target, "-pids", join(pids), "-header", in.header}, row.args(s, in, o.quick)...)
+	args := append([]string{"-target", in.target.String(), "-pids", join(pids), "-header", in.header}, row.args(s, in, o.quick)...)
 	args = append(args, strings.Fields(o.load)...)
 	cmd := exec.CommandContext(ctx, filepath.Join(o.bin, "load"), args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

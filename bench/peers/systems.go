@@ -28,7 +28,6 @@ type system struct {
 // instance is a running system as its clients see it.
 type instance struct {
 	target      netip.AddrPort
-	more        []netip.AddrPort // further targets
 	publish     netip.AddrPort
 	publishPath string
 	zmq         netip.AddrPort // invalid: it has none
@@ -83,7 +82,7 @@ func writeFiles(dir string, files map[string]string) error {
 }
 
 func startHoldfast(ctx context.Context, g *group, o *options, m measurement, origin netip.AddrPort) (*instance, error) {
-	ports, err := freePorts(5 + max(m.connmgrs-1, 0))
+	ports, err := freePorts(5)
 	if err != nil {
 		return nil, err
 	}
@@ -114,6 +113,9 @@ command_spec=tcp://127.0.0.1:%[6]d
 		return nil, err
 	}
 	args := []string{o.holdfast, "--config", filepath.Join(g.dir, "holdfast.conf")}
+	if m.connmgrs > 1 {
+		args = append(args, "--set", fmt.Sprintf("runner.instances=connmgr:%d", m.connmgrs))
+	}
 	for _, setting := range strings.Fields(o.set) {
 		args = append(args, "--set", setting)
 	}
@@ -121,22 +123,7 @@ command_spec=tcp://127.0.0.1:%[6]d
 		return nil, err
 	}
 	in := &instance{target: local(ports[0]), publish: local(ports[2]), publishPath: "/publish/", zmq: local(ports[1])}
-	if err := g.waitGrip(ctx, in, "holdfast"); err != nil {
-		return nil, err
-	}
-	for i, port := range ports[5:] {
-		name := fmt.Sprintf("connmgr.%d", i+1)
-		connmgr := filepath.Join(filepath.Dir(o.holdfast), "..", "bin", "connmgr")
-		err := g.start(name, connmgr, "--config", filepath.Join(g.dir, "holdfast.conf"), "--name", name, "--listen", local(port).String())
-		if err == nil {
-			err = waitFor(ctx, "http://"+local(port).String()+"/small")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%w%s", err, g.tail(name))
-		}
-		in.more = append(in.more, local(port))
-	}
-	return in, nil
+	return in, g.waitGrip(ctx, in, "holdfast")
 }
 
 // waitGrip waits until a GRIP proxy passes requests on and takes publishes.

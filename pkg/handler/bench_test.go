@@ -19,8 +19,10 @@ import (
 
 // counter is a connmgr that only counts publications and reports them.
 type counter struct {
-	node *bustest.Node
-	n    atomic.Int64
+	node  *bustest.Node
+	n     atomic.Int64
+	bytes atomic.Int64 // of their frames
+	quiet atomic.Bool  // report nothing, and decode nothing
 }
 
 func (c *counter) PeerDown(bus.Peer)                  {}
@@ -32,6 +34,11 @@ func (c *counter) PeerUp(p bus.Peer) {
 }
 
 func (c *counter) Receive(from bus.Peer, b []byte) {
+	if typ, _ := frame.TypeOf(b); typ == frame.TypeDeliver && c.quiet.Load() {
+		c.bytes.Add(int64(len(b)))
+		c.n.Add(1)
+		return
+	}
 	f, err := frame.Decode(b)
 	if err != nil {
 		panic(err)
@@ -129,6 +136,40 @@ func BenchmarkPublish(b *testing.B) {
 		_, batch := r.s.respond(requests[i%channels])
 		r.s.publish(intakeHTTP, batch.Items...)
 		i++
+	}
+}
+
+// A publication is one frame for each connmgr, little larger than the message, and
+// costs the same for one subscriber and for many.
+func TestPublishCost(t *testing.T) {
+	const runs = 200
+	message := []byte(strings.Repeat("x", 100))
+	var allocs []float64
+	for _, n := range []int{1, 2000} {
+		r := newRig(t, func(o *Options) { o.now = time.Now })
+		c := crowd(t, r, n, func(_ int, a *frame.Accept) { a.Channels[0].Name = "all" })
+		r.wait("all are held", func() bool {
+			r.s.mu.Lock()
+			defer r.s.mu.Unlock()
+			return len(r.s.peers["connmgr.9"].holds) == n
+		})
+		c.quiet.Store(true)
+		allocs = append(allocs, testing.AllocsPerRun(runs, func() {
+			r.s.publish(intakePull, &publish.Item{Channel: "all", Stream: &publish.Format{Body: message}})
+		}))
+		const published = runs + 1 // AllocsPerRun warms up
+		r.wait("all frames are there", func() bool { return c.n.Load() >= published })
+		if got := c.n.Load(); got != published {
+			t.Errorf("%d subscribers: %d frames for %d publications", n, got, published)
+		}
+		if each := c.bytes.Load() / published; each > int64(len(message))+64 {
+			t.Errorf("%d subscribers: a frame of %d bytes for a message of %d", n, each, len(message))
+		}
+	}
+	t.Logf("%v allocations", allocs)
+	// The far end's share, which comes when it comes, is in it.
+	if allocs[0] > 10 || allocs[1] > allocs[0]+5 {
+		t.Errorf("%v allocations for one subscriber, %v for 2,000", allocs[0], allocs[1])
 	}
 }
 
