@@ -229,7 +229,6 @@ func (all *sockJSSessions) forget(name string, s *sockJSSession) {
 
 // sockJSOpen opens a session by the request of c.
 func (c *conn) sockJSOpen(r *relay, name string, call sockjs.Call, s *sockJSSession) outcome {
-	defer close(s.opened)
 	gone, unwatch := c.leaving()
 	uri := r.req.f.URI
 	if call.Kind == sockjs.JSONP {
@@ -239,16 +238,17 @@ func (c *conn) sockJSOpen(r *relay, name string, call sockjs.Call, s *sockJSSess
 	unwatch()
 	if d.ws == nil {
 		c.s.sockJS.forget(name, s)
+		close(s.opened)
 		if d.refusal == nil {
 			return outcomeClose
 		}
 		return c.sockJSReply(r, *d.refusal)
 	}
 	s.ws = d.ws
-	o := c.sockJSFrame(r, call, sockjs.FrameOpen)
 	s.Session = sockjs.NewSession(func() { _ = s.ws.Close() }, func() { c.s.sockJS.forget(name, s) })
+	close(s.opened) // before the client can know, and poll
 	c.s.conns.Go(s.read)
-	return o
+	return c.sockJSFrame(r, call, sockjs.FrameOpen)
 }
 
 // read takes what the origin says, until it or the client ends.
