@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -76,5 +77,55 @@ func TestCheckOfWebhooks(t *testing.T) {
 		if _, err := program.Check(c); (err == nil) != ok {
 			t.Errorf("%s: %v", text, err)
 		}
+	}
+}
+
+// The settings of a zurl.conf, in section [zurl], mean the same.
+func TestZurlConf(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "holdfast.conf")
+	const conf = `[zurl]
+instance_id=one
+in_spec=ipc:///run/in
+in_stream_spec=ipc:///run/in-stream
+out_spec=ipc:///run/out
+in_req_spec=tcp://127.0.0.1:5600
+ipc_file_mode=660
+defpolicy=deny
+allow=*.example.com,198.51.100.0/24
+deny=198.51.100.7
+allow_ipv6=false
+max_open_requests=-1
+buffer_size=100000
+timeout=300
+connection_max_time=3600
+in_hwm=500
+out_hwm=500
+`
+	if err := os.WriteFile(file, []byte(conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(config.Source{File: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := options(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := zurl.DefaultOptions()
+	want.InstanceID, want.InSpec, want.InStreamSpec, want.OutSpec, want.InReqSpec = "one", "ipc:///run/in", "ipc:///run/in-stream", "ipc:///run/out", "tcp://127.0.0.1:5600"
+	want.IPCFileMode, want.NoIPv6, want.MaxSessions, want.BufferSize = 0o660, true, 1_000_000, 100_000
+	want.SessionTimeout, want.MaxAge, want.InHWM = 5*time.Minute, time.Hour, 500
+	for host, ok := range map[string]bool{"a.example.com": true, "example.com": false, "198.51.100.1": true, "198.51.100.7": false, "1.1.1.1": false} {
+		if got.Policy.AllowsHost(host, 80) != ok {
+			t.Errorf("%s: allowed is %t", host, !ok)
+		}
+	}
+	got.Policy, got.Webhooks = nil, zurl.Webhooks{}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreUnexported(zurl.Options{})); diff != "" {
+		t.Error(diff)
+	}
+	if len(c.Notices) != 1 || c.Notices[0].Key != "out_hwm" {
+		t.Errorf("got the notices %v", c.Notices)
 	}
 }

@@ -102,8 +102,12 @@ func (s *Server) Run(ctx context.Context) error {
 		cancel()
 		s.drain(0)
 		frontErr = <-front
-	case frontErr = <-front: // ctx has ended, or a socket failed
-		s.drain(0)
+	case frontErr = <-front:
+		patience := s.o.DrainTime
+		if ctx.Err() == nil { // a socket failed
+			patience = 0
+		}
+		s.drain(patience)
 		stopBus()
 		err = <-failed
 	case <-ctx.Done():

@@ -109,6 +109,9 @@ func (s *session) addressed() bool { return s.kind == kindHTTP || s.kind == kind
 // run makes the exchange.
 func (s *session) run(p *zhttp.Request) {
 	defer s.cancel()
+	if s.ctx.Err() != nil {
+		return // over before there was room for it
+	}
 	if p.Timeout >= 0 {
 		const most = 1 << 40
 		t := time.AfterFunc(time.Duration(min(p.Timeout, most))*time.Millisecond, func() { s.fail(outbound.SessionTimeout) })
