@@ -121,13 +121,12 @@ type twins struct {
 	allowed   string // 127.0.0.2:PORT
 	forbidden atomic.Int64
 	hits      atomic.Int64
-	handler   http.HandlerFunc // of the allowed one
 }
 
 // allowedAddr needs no more than a Linux machine: all of 127.0.0.0/8 is there.
 const allowedAddr = "127.0.0.2"
 
-func newTwins(t *testing.T) *twins {
+func newTwins(t *testing.T, handler http.HandlerFunc) *twins {
 	t.Helper()
 	w := &twins{}
 	listen := func(addr string) net.Listener {
@@ -165,8 +164,8 @@ func newTwins(t *testing.T) *twins {
 		w.port, w.allowed = ":"+port, a.Addr().String()
 		serve(a, func(rw http.ResponseWriter, req *http.Request) {
 			w.hits.Add(1)
-			if w.handler != nil {
-				w.handler(rw, req)
+			if handler != nil {
+				handler(rw, req)
 			}
 		})
 		serve(b, forbid)
@@ -234,7 +233,7 @@ func forbiddenClient(t *testing.T, names *nameServer) *Client {
 }
 
 func TestInternalAddresses(t *testing.T) {
-	w := newTwins(t)
+	w := newTwins(t, nil)
 	c := forbiddenClient(t, newNameServer(t, internalNames))
 	if n := len(internal) + len(badURIs); n < 60 {
 		t.Errorf("only %d tricks", n)
@@ -275,13 +274,12 @@ func TestInternalAddresses(t *testing.T) {
 
 // Wherever a redirect leads, it is judged as a request of its own.
 func TestInternalRedirects(t *testing.T) {
-	w := newTwins(t)
 	location := make(chan string, 1)
-	code := 302
-	w.handler = func(rw http.ResponseWriter, _ *http.Request) {
+	code := 302 // ordered by location
+	w := newTwins(t, func(rw http.ResponseWriter, _ *http.Request) {
 		rw.Header()["Location"] = []string{<-location}
 		rw.WriteHeader(code)
-	}
+	})
 	c := forbiddenClient(t, newNameServer(t, internalNames))
 	ctx := long(t)
 	var targets []string
@@ -320,9 +318,11 @@ func TestInternalRedirects(t *testing.T) {
 // A name server that gives another answer with every question: what was judged
 // is what is connected to.
 func TestRebinding(t *testing.T) {
-	w := newTwins(t)
+	w := newTwins(t, nil)
 	names := newNameServer(t, map[string][]string{"flip.test.": {allowedAddr, "127.0.0.1"}})
+	names.mu.Lock()
 	names.flip = true
+	names.mu.Unlock()
 	c := forbiddenClient(t, names)
 	ctx := long(t)
 	through, refused := 0, 0
@@ -361,7 +361,7 @@ func TestRebinding(t *testing.T) {
 
 // Of several addresses the allowed ones are used.
 func TestMixedAddresses(t *testing.T) {
-	w := newTwins(t)
+	w := newTwins(t, nil)
 	c := forbiddenClient(t, newNameServer(t, map[string][]string{"mix.test.": {"127.0.0.1", "10.0.0.1", allowedAddr, "::1"}}))
 	for range 5 {
 		if _, err := c.Fetch(long(t), &Request{Method: "GET", URI: "http://mix.test" + w.port + "/"}); err != nil {
@@ -376,13 +376,12 @@ func TestMixedAddresses(t *testing.T) {
 // Rules by name and port hold for URIs, connect hosts and redirects, however the
 // name is written.
 func TestNamesAndPorts(t *testing.T) {
-	w := newTwins(t)
-	w.handler = func(rw http.ResponseWriter, req *http.Request) {
+	w := newTwins(t, func(rw http.ResponseWriter, req *http.Request) {
 		if to := req.URL.Query().Get("to"); to != "" {
 			rw.Header()["Location"] = []string{to} // http.Redirect would change it
 			rw.WriteHeader(http.StatusFound)
 		}
-	}
+	})
 	names := newNameServer(t, map[string][]string{"good.test.": {allowedAddr}, "evil.test.": {allowedAddr}, "a.bad.test.": {allowedAddr}, "xn--bse-sna.test.": {allowedAddr}})
 	c := newClient(t, Options{Policy: rules(t, "allow", nil, []string{"evil.test", "*.bad.test", "xn--bse-sna.test", "good.test:81"}), Resolve: names.resolve})
 	for _, host := range []string{
@@ -413,7 +412,7 @@ func TestNamesAndPorts(t *testing.T) {
 // A connection that was made without the policy, or without regard to
 // certificates, is not used by a request that is subject to them.
 func TestPoolKeepsApart(t *testing.T) {
-	w := newTwins(t)
+	w := newTwins(t, nil)
 	c := forbiddenClient(t, newNameServer(t, internalNames))
 	uri := "http://127.0.0.1" + w.port + "/"
 	for range 3 {
@@ -435,7 +434,7 @@ func TestPoolKeepsApart(t *testing.T) {
 
 // What the environment says about proxies is not for these requests.
 func TestNoProxy(t *testing.T) {
-	w := newTwins(t)
+	w := newTwins(t, nil)
 	for _, name := range []string{"http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"} {
 		t.Setenv(name, "http://127.0.0.1"+w.port)
 	}
