@@ -7,6 +7,7 @@ SYSCONFDIR ?= /etc
 DESTDIR    ?=
 FUZZTIME   ?= 30s
 COUNT      ?= 10
+DURATION   ?= 20m
 
 PROGRAMS   := connmgr proxy handler zurl
 LDFLAGS    := -s -w -X github.com/holdfast/holdfast/cmd/internal/cli.version=$(VERSION)
@@ -42,6 +43,10 @@ test-e2e: build ## run the tests that start the real programs (see test/clients)
 .PHONY: test-faults
 test-faults: build ## kill, stop and starve the real programs under load, and compare what was sent with what came
 	go test -count=1 -tags faults -timeout 30m -v ./test/faults
+
+.PHONY: soak
+soak: build ## connect, publish and disconnect in rounds for DURATION; fails if memory, goroutines or open files grow
+	go test -count=1 -tags faults -timeout 0 -v ./test/faults -run TestSoak -faults.soak $(DURATION)
 
 .PHONY: conformance
 conformance: build ## judge Holdfast from outside, case by case

@@ -71,6 +71,9 @@ func (d *delivery) bytes(f framing) []byte {
 // size is what the delivery counts in a writer's queue.
 func (d *delivery) size() int { return len(d.f.Body) + len(d.chunk) + len(d.ws) + 512 }
 
+// counts reports whether the delivery is a publication.
+func (d *delivery) counts() bool { return d.f.Pub != 0 && d.f.Pub&frame.PubOther == 0 }
+
 // plain reports whether the delivery may share a write with its neighbours.
 func (d *delivery) plain() bool {
 	return d.f.Mode != frame.ModeResponse && d.f.Action == frame.ActionSend && d.except == nil && len(d.f.Only) == 0
@@ -124,14 +127,18 @@ func (t *tally) delivered(d *delivery, n int, now time.Time) {
 		return
 	}
 	t.outcome(d, now).Delivered += uint32(n)
-	t.s.metrics.delivered(d.f.Mode, n)
+	if d.counts() {
+		t.s.metrics.delivered(d.f.Mode, n)
+	}
 }
 
 func (t *tally) dropped(d *delivery, reason frame.Reason, n int, now time.Time) {
 	if n == 0 {
 		return
 	}
-	t.s.metrics.dropped(reason, n)
+	if d.counts() {
+		t.s.metrics.dropped(reason, n)
+	}
 	o := t.outcome(d, now)
 	for i := range o.Dropped {
 		if o.Dropped[i].Reason == reason {

@@ -283,6 +283,10 @@ const (
 	MessagePong   uint8 = 10
 )
 
+// PubOther marks numbers of Deliver.Pub and Update.Pub of what is no publication
+// but is reported nevertheless.
+const PubOther uint64 = 1 << 63
+
 // Deliver carries one publication to the members of a group (handler →
 // connmgr). With Only it goes to those holds and Group is "".
 type Deliver struct {

@@ -254,7 +254,7 @@ func (p *linkPace) wait(now time.Time, idle bool) time.Duration {
 }
 
 // pacing marks the numbers of next links' bodies: they are no publications.
-const pacing = 1 << 63
+const pacing = frame.PubOther
 
 // pace is what happens when a next link's body was written.
 type pace struct {

@@ -262,6 +262,9 @@ func TestKills(t *testing.T) {
 		published += position(in)
 	}
 	reached("at the end", target)
+	if err := s.Accounts(ctx, false); err != nil { // this boot of the handler
+		t.Error(err)
+	}
 	cancel()
 	clients.Wait()
 

@@ -63,6 +63,13 @@ func (b *backend) after(channel string, n int) (string, int) {
 	return strings.Join(all[min(n, len(all)):], ""), max(n, len(all))
 }
 
+// forget removes a channel.
+func (b *backend) forget(channel string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.log, channel)
+}
+
 // ServeHTTP implements http.Handler.
 //
 //	/plain               no hold
