@@ -215,7 +215,11 @@ def main():
     args = sys.argv[1:]
     as_json = args[:1] == ["--json"]
     directory, command, *rest = args[as_json:]
-    code = {"get": get, "stream": stream, "post": post, "fire": fire, "websocket": websocket}[command](directory, as_json, *rest)
+    commands = {"get": get, "stream": stream, "post": post, "fire": fire, "websocket": websocket}
+    try:
+        code = commands[command](directory, as_json, *rest)
+    except (RuntimeError, TimeoutError, zmq.Again) as e:
+        sys.exit(f"{e}")
     sys.stdout.flush()
     print(code, file=sys.stderr)
 

@@ -749,3 +749,28 @@ func TestBind(t *testing.T) {
 		t.Errorf("one of three specs: got %v", err)
 	}
 }
+
+// The policy holds for whatever comes through the sockets, unless a packet says
+// that it does not, and that is for this packet only.
+func TestFrontPolicy(t *testing.T) {
+	origin := serve(t, echo)
+	ws := strings.Replace(origin.URL, "http", "ws", 1)
+	port := origin.URL[strings.LastIndex(origin.URL, ":"):]
+	both(t, func(o *Options) { o.Policy = deny(t, "@internal") }, func(t *testing.T, c *client) {
+		for range 2 {
+			match(t, c.ask(dict{"method": "GET", "uri": origin.URL, "ignore-policies": true}), dict{"code": 200})
+			for _, host := range []string{"127.0.0.1", "localhost", "0x7f.1", "0.0.0.0", "[::ffff:127.0.0.1]"} {
+				match(t, c.ask(dict{"method": "GET", "uri": "http://" + host + port}), dict{"type": "error", "condition": "policy-violation"})
+				c.start("1", dict{"uri": "ws://" + host + port})
+				c.want(dict{"type": "error", "condition": "policy-violation"})
+			}
+			match(t, c.ask(dict{"method": "GET", "uri": "http://public.test/", "connect-host": "127.0.0.1", "connect-port": port[1:]}), dict{"condition": "policy-violation"})
+			c.start("1", dict{"uri": ws, "ignore-policies": true})
+			c.want(dict{"condition": "rejected", "code": 200})
+		}
+		c.raw(dict{"method": "GET", "uri": origin.URL}) // fire and forget
+		bustest.Eventually(t, "its end", func() bool {
+			return testutil.ToFloat64(c.server.metrics.ended.WithLabelValues(kindForgotten, "policy-violation")) == 1
+		})
+	})
+}
