@@ -53,6 +53,7 @@ type hooks struct {
 	wait    sync.WaitGroup
 
 	openMu sync.Mutex // one tries to open the store at a time; taken before mu
+	tellMu sync.Mutex // versions go out in order; taken before mu
 
 	mu       sync.Mutex // guards what follows
 	service  *webhook.Service
@@ -414,6 +415,9 @@ func (h *hooks) call(from bus.Peer, f *frame.HookCall) {
 			answer(webhook.Failure(err))
 			return
 		}
-		answer(service.ServeAPI(webhook.Call{Method: f.Method, Path: f.Path, Query: f.Query, Body: f.Body}))
+		a := service.ServeAPI(webhook.Call{Method: f.Method, Path: f.Path, Query: f.Query, Body: f.Body})
+		// Before the answer: who reads that an endpoint is active may publish at once.
+		h.tell()
+		answer(a)
 	})
 }

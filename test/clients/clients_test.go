@@ -36,7 +36,13 @@ var target = flag.String("target", "holdfast", "the proxy to check: holdfast or 
 // proxy starts a proxy with these routes for one test.
 func proxy(t *testing.T, routes ...string) *stack.Stack {
 	t.Helper()
-	s, err := stack.Start(t.Context(), stack.Options{Kind: stack.Kind(*target), Routes: routes})
+	return proxyWith(t, nil, routes...)
+}
+
+// proxyWith starts a proxy with settings of its own.
+func proxyWith(t *testing.T, set []string, routes ...string) *stack.Stack {
+	t.Helper()
+	s, err := stack.Start(t.Context(), stack.Options{Kind: stack.Kind(*target), Routes: routes, Set: set})
 	if err != nil {
 		t.Fatal(err)
 	}
