@@ -396,6 +396,7 @@ func headSize(reason string, h []frame.Field) uint64 {
 
 // tick runs ten times a second.
 func (st *stats) tick(now time.Time) {
+	st.lookForWatchers()
 	for route, rs := range st.routes {
 		if rs.activity > 0 && st.send != nil {
 			st.send("activity", withRoute(route, map[string]any{"count": rs.activity}))
@@ -414,9 +415,8 @@ func (st *stats) tick(now time.Time) {
 	}
 }
 
-// second counts the minutes that start in this second, and looks who listens.
+// second counts the minutes that start in this second.
 func (st *stats) second(now time.Time) {
-	st.lookForWatchers()
 	for _, rs := range st.routes {
 		if n := rs.slots[now.Second()]; n > 0 {
 			st.minutes(rs, n)

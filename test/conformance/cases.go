@@ -13,6 +13,7 @@ func cases() []*Case {
 		instructCases(),
 		jsonCases(),
 		engineCases(),
+		statsCases(),
 		publishCases(),
 		controlCases(),
 		corsCases(),

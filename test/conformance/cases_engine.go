@@ -91,6 +91,7 @@ func engineCases() []*Case {
 		{"B2", `{"a":[1,2]}` + "\r\n", `[{"op":"add","path":"/a/-","value":{"z":1.5}}]`, `{"a":[1,2,{"z":1.5}]}` + "\r\n", ""},
 		{"B3", `{"a/b":1,"c~d":2}`, `[{"op":"replace","path":"/a~1b","value":10},{"op":"replace","path":"/c~0d","value":20}]`, `{"a/b":10,"c~d":20}`, ""},
 		{"B4", `{"a":{"b":1},"l":[2,3]}`, `[{"op":"move","from":"/a/b","path":"/l/-"}]`, `{"a":{},"l":[2,3,1]}`, ""},
+		{"B5", `{"z":1}`, `[{"op":"replace","path":"/","value":[1]}]`, `[1]`, ""},
 		{"B6", `{"b":1,"a":{"d":1,"c":2}}`, `[]`, `{"a":{"c":2,"d":1},"b":1}`, ""},
 		{"B8", `{"f":"x"}`, `[{"op":"test","path":"/f","value":"x"},{"op":"add","path":"/g","value":["p"]},{"op":"copy","from":"/f","path":"/g/-"},{"op":"remove","path":"/f"}]`, `{"g":["p","x"]}`, ""},
 		{"B9", `[1,2,3]`, `[{"op":"remove","path":"/1"}]`, `[1,3]`, ""},
@@ -165,6 +166,10 @@ func filterCases() []*Case {
 		filtered("F5", "var-subst", subst, "user=al", "hi al 100%", "", i{"hi %(user)s 100%%", ""}),
 		filtered("F5-two", "var-subst with several variables", subst, `a=1, b="x, y"`, "1-x, y-1", "", i{"%(a)s-%(b)s-%(a)s", ""}),
 		filtered("F6", "var-subst that fails skips the message", subst, "user=al", "good", ends, i{"%(nope)s", ""}, i{"%d", ""}, i{"abc%", ""}, i{"good", ""}),
+		filtered("G4", "the parameter filter has case", "; FILTER=var-subst", "a=1", "%(a)s", "", i{"%(a)s", ""}),
+		filtered("G16", "Grip-Set-Meta: further parameters of a variable", subst, "a=1; b=2", "1", ends, i{"%(b)s", ""}, i{"%(a)s", ""}),
+		filtered("G17", "Grip-Set-Meta: the value goes on after an equals sign", subst, "a=b=c", "b=c", "", i{"%(a)s", ""}),
+		filtered("G18", "Grip-Set-Meta: later lines overwrite", subst, "a=1\nGrip-Set-Meta: a=2", "2", "", i{"%(a)s", ""}),
 		filtered("F8", "build-id", build, "id_format=A-%%-B", "xA-%-By%z lit", "", i{"x%Iy%%z %(lit)I", ""}),
 		filtered("F9", "build-id in hex", build, "id_format=zz, id_encoding=hex", "x7a7ay 5232", "", i{"x%Iy %(R2)I", ""}),
 		filtered("F13", "filters in the order of the channel", subst+"; filter=build-id", "user=%I, id_format=q", "q", "", i{"%(user)s", ""}),
@@ -278,6 +283,73 @@ func filterCases() []*Case {
 				c, r := t.stream("/", ch)
 				t.Publish(item(ch, `"http-stream":{"action":"close"}`, `"meta":{"sender":"al"}`), streamItem(ch, "x"))
 				c.Next(r, "x")
+			},
+		},
+		{
+			ID: "F10", Title: "build-id without a format, in debug mode", Source: "GRIP section 8.3", Debug: true,
+			Run: func(t *T) {
+				ch := t.Ch("c")
+				t.Always(hold("stream", ch+build, "hi\n"))
+				c, r := t.Open("/")
+				c.Next(r, "\n\nfilter error: build-id: no sub meta 'id_format'\n")
+				c.End(r)
+			},
+		},
+		{
+			ID: "F12", Title: "build-id of an initial body", Source: "GRIP section 8.3",
+			Run: func(t *T) {
+				t.Always(hold("stream", t.Ch("c")+build, "a %(R2)I.\n", "Grip-Set-Meta: id_format=zz, id_encoding=hex"))
+				c, r := t.Open("/")
+				c.Next(r, "a 5232.\n")
+			},
+		},
+		{
+			ID: "F17", Title: "http-check asks whether to deliver", Source: "GRIP section 8.6", Pushpin: "newest: http filters came with 2.0",
+			Run: func(t *T) {
+				ch := t.Ch("c")
+				t.Origin(func(x *Exchange) {
+					if !strings.HasPrefix(x.Line, "POST /check ") {
+						x.Send(hold("stream", ch+"; filter=http-check", "hi\n", "Grip-Set-Meta: url=/check, user=al"))
+						return
+					}
+					t.Equal("Sub-Meta", x.Get("Sub-Meta"), `{"url":"/check","user":"al"}`)
+					switch x.Get("Pub-Meta") {
+					case `{"n":"drop"}`:
+						x.Send(reply("200 OK", "Action: drop", ""))
+					case `{"n":"fail"}`:
+						x.Send(reply("400 Bad Request", "", ""))
+					default:
+						x.Send(reply("200 OK", "", "not this"))
+					}
+				})
+				c, r := t.stream("/", ch)
+				t.Publish(streamItem(ch, "a", `"meta":{"n":"drop"}`), streamItem(ch, "b", `"meta":{"n":"fail"}`), streamItem(ch, "d", `"meta":{"n":"pass"}`), streamItem(ch, "e"))
+				c.Next(r, "de")
+			},
+		},
+		{
+			ID: "F18", Title: "http-modify replaces the content", Source: "GRIP section 8.6", Pushpin: "newest: http filters came with 2.0",
+			Run: func(t *T) {
+				ch := t.Ch("c")
+				t.Origin(func(x *Exchange) {
+					if !strings.HasPrefix(x.Line, "POST /mod ") {
+						x.Send(hold("stream", ch+"; filter=http-modify", "hi\n", "Grip-Set-Meta: url=/mod"))
+						return
+					}
+					switch x.Body {
+					case "a":
+						x.Send(reply("200 OK", "", "A"))
+					case "b":
+						x.Send("HTTP/1.1 204 No Content\r\n\r\n")
+					case "c":
+						x.Send(reply("200 OK", "", strings.Repeat("x", 100_001)))
+					default:
+						x.Send(reply("200 OK", "", "Z"))
+					}
+				})
+				c, r := t.stream("/", ch)
+				t.Publish(streamItem(ch, "a"), streamItem(ch, "b"), streamItem(ch, "c"), streamItem(ch, "d"))
+				c.Next(r, "AbZ")
 			},
 		},
 		{

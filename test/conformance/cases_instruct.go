@@ -69,6 +69,13 @@ func instructCases() []*Case {
 		badInstruct("I17-timeout", "Grip-Keep-Alive: a; timeout=x", "", "failed to parse Grip-Keep-Alive timeout value"),
 		badInstruct("I17-negative", "Grip-Keep-Alive: a; timeout=-1", "", "Grip-Keep-Alive timeout has invalid value"),
 		badInstruct("I17-order", "Grip-Keep-Alive: a; format=x; timeout=y; mode=z", "", "no such Grip-Keep-Alive mode 'z'"),
+		{
+			ID: "I18", Title: "more than five filters", Source: "GRIP section 4.2", Debug: true, Pushpin: "newest: 1.36 has no limit",
+			Run: func(t *T) {
+				t.Always(reply("200 OK", "Grip-Channel: t; filter=a; filter=b; filter=c; filter=d; filter=e; filter=f", "x"))
+				t.Error(t.Get("/"), badGateway, "Failed to parse accept instructions: too many filters for channel 't'\n")
+			},
+		},
 		badInstruct("I20-plain", "Grip-Link: foo; rel=next", "", "failed to parse Grip-Link value"),
 		badInstruct("I20-empty", "Grip-Link: <>; rel=next", "", "failed to parse Grip-Link value"),
 		badInstruct("I23-text", "Grip-Link: </x>; rel=next; timeout=zz", "", "failed to parse Grip-Link timeout value"),
@@ -256,6 +263,13 @@ func instructCases() []*Case {
 			Run: func(t *T) {
 				t.Always(reply("200 OK", plainText+"\nX-A: 1\nX-B: 2\nGrip-Foo: 3\nGrip-Expose-Headers: x-a, Grip-Foo", "hi"))
 				t.Is(t.Get("/"), "HTTP/1.1 200 OK", "X-A: 1", "hi")
+			},
+		},
+		{
+			ID: "I27", Title: "an empty Grip-Expose-Headers keeps all", Source: "GRIP section 4.7", Pushpin: "newest: 1.36 refuses headers without a value",
+			Run: func(t *T) {
+				t.Always(reply("200 OK", plainText+"\nX-A: 1\nGrip-Foo: 3\nGrip-Expose-Headers:", "hi"))
+				t.Is(t.Get("/"), "HTTP/1.1 200 OK", plainText+"\nX-A: 1", "hi")
 			},
 		},
 		{

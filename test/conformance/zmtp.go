@@ -22,10 +22,15 @@ type socket struct {
 	br   *bufio.Reader
 }
 
-// dialSocket connects as a socket of the given type: PUSH, PUB, XPUB, REQ.
+// dialSocket connects as a socket of the given type: PUSH, PUB, XPUB, REQ, SUB.
+// An absolute path is that of a unix socket.
 func dialSocket(ctx context.Context, addr, kind string) (*socket, error) {
+	network := "tcp"
+	if strings.HasPrefix(addr, "/") {
+		network = "unix"
+	}
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "tcp", addr)
+	conn, err := d.DialContext(ctx, network, addr)
 	if err != nil {
 		return nil, err
 	}

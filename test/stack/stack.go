@@ -60,6 +60,7 @@ type Stack struct {
 	Push    string // ZeroMQ PULL: publishers push here
 	Sub     string // ZeroMQ SUB: publishers publish here
 	Command string // ZeroMQ REP
+	Stats   string // ZeroMQ PUB for statistics: path of a unix socket
 	Dir     string // private directory
 	Routes  string // path of the routes file
 	Config  string // path of the configuration file
@@ -156,6 +157,7 @@ func (s *Stack) start(ctx context.Context, o Options) error {
 		ports[i] = fmt.Sprintf("127.0.0.1:%d", p)
 	}
 	s.HTTP, s.Control, s.Push, s.Sub, s.Command = ports[0], ports[1], ports[2], ports[3], ports[4]
+	s.Stats = filepath.Join(s.Dir, "run", "stats")
 	for _, d := range []string{"run", "log"} {
 		if err := os.Mkdir(filepath.Join(s.Dir, d), 0o700); err != nil {
 			return err
@@ -233,7 +235,7 @@ func (s *Stack) common() [][2]string {
 		{"handler/push_in_sub_specs", "tcp://" + s.Sub},
 		{"handler/push_in_http_addr", "127.0.0.1"},
 		{"handler/push_in_http_port", controlPort},
-		{"handler/stats_spec", "ipc://" + filepath.Join(s.Dir, "run", "stats")},
+		{"handler/stats_spec", "ipc://" + s.Stats},
 		{"handler/command_spec", "tcp://" + s.Command},
 		{"handler/message_rate", "100000"},
 		{"handler/message_hwm", "1000000"},
