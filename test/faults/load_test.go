@@ -29,6 +29,7 @@ import (
 type backend struct {
 	t    *testing.T
 	addr string
+	srv  *httptest.Server
 
 	mu  sync.Mutex
 	log map[string][]string // by channel; the message with number n is at n-1
@@ -36,13 +37,34 @@ type backend struct {
 
 func newBackend(t *testing.T) *backend {
 	b := &backend{t: t, log: map[string][]string{}}
-	srv := httptest.NewServer(b)
-	t.Cleanup(func() {
-		srv.CloseClientConnections()
-		srv.Close()
-	})
-	b.addr = srv.Listener.Addr().String()
+	b.srv = httptest.NewServer(b)
+	t.Cleanup(b.stop)
+	b.addr = b.srv.Listener.Addr().String()
 	return b
+}
+
+func (b *backend) stop() {
+	b.srv.CloseClientConnections()
+	b.srv.Close()
+}
+
+// again starts a stopped backend at its address.
+func (b *backend) again() {
+	b.t.Helper()
+	var ln net.Listener
+	var err error
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) { // poll
+		if ln, err = net.Listen("tcp", b.addr); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			b.t.Fatal(err)
+		}
+	}
+	b.srv = httptest.NewUnstartedServer(b)
+	_ = b.srv.Listener.Close()
+	b.srv.Listener = ln
+	b.srv.Start()
 }
 
 // add appends a message and returns its number and text.

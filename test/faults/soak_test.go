@@ -204,16 +204,23 @@ func soakRound(t *testing.T, s *stack.Stack, origin *backend, round int) {
 	}
 }
 
-// until reads lines up to one that begins with want.
-func until(t *testing.T, br *bufio.Reader, want string) {
-	t.Helper()
+// find reads lines up to one that begins with want.
+func find(br *bufio.Reader, want string) error {
 	for {
 		line, err := br.ReadString('\n')
 		if strings.HasPrefix(line, want) {
-			return
+			return nil
 		}
 		if err != nil {
-			t.Fatalf("read %q, %v; want %q", line, err, want)
+			return fmt.Errorf("read %q, %w; want %q", line, err, want)
 		}
+	}
+}
+
+// until is find for what must be there.
+func until(t *testing.T, br *bufio.Reader, want string) {
+	t.Helper()
+	if err := find(br, want); err != nil {
+		t.Fatal(err)
 	}
 }
