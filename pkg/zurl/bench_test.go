@@ -36,7 +36,7 @@ func BenchmarkReq(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer d.Close() //nolint:errcheck // the end
+	defer d.Close()
 	packet := tnet.Append([]byte("T"), dict{"method": "POST", "uri": origin.URL, "body": "{}", "headers": []any{[]any{"Content-Type", "application/json"}}})
 	b.ReportAllocs()
 	sent := 0
