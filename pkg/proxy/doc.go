@@ -9,6 +9,10 @@
 //	        ──────Fetch──────►┤  one goroutine for each request on behalf of holds
 //	        ◄─────Fetched─────┘
 //
+// A WebSocket-over-HTTP session has a goroutine until its origin has accepted it,
+// and afterwards only while it has something to do, beside one for the request
+// that is under way.
+//
 // The bus calls the Server from one goroutine, which starts the others and hands
 // them what arrives; a further one watches the routes file. All end before Run
 // returns.
