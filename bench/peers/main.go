@@ -3,7 +3,7 @@
 // Command peers measures Holdfast and its peers one after the other on this
 // machine, with the same client and the same origin, and prints one table.
 //
-//	go run ./bench/peers                    everything, two runs each: about an hour
+//	go run ./bench/peers                    everything, two runs each as far as -time allows: 25 minutes
 //	go run ./bench/peers -quick             small sizes, one run: a few minutes
 //	go run ./bench/peers -systems holdfast,floor -rows fanout,proxy
 //	go run ./bench/peers -scaling           how Holdfast's cost grows: about seven minutes
@@ -59,6 +59,7 @@ type options struct {
 	set         string // settings of Holdfast
 	load        string // more flags of the client
 	scaling     bool
+	time        time.Duration
 	keep        bool
 	out         string
 	add         bool
@@ -106,6 +107,7 @@ func main() {
 	f.IntVar(&o.workers, "nginx-workers", runtime.NumCPU(), "worker processes of nginx")
 	f.Float64Var(&o.disturbance, "disturbance", 0.15, "processors that others may use before a measurement is repeated")
 	f.IntVar(&o.repeats, "repeats", 2, "how often a disturbed measurement is repeated; the least disturbed counts")
+	f.DurationVar(&o.time, "time", 22*time.Minute, "after this time nothing is measured a second time; the first run is always completed")
 	f.BoolVar(&o.pprof, "pprof", false, "serve profiles on Holdfast's admin listeners")
 	f.StringVar(&o.set, "set", "", "settings of Holdfast, SECTION.KEY=VALUE, separated by spaces")
 	f.StringVar(&o.load, "load", "", "flags of the load client that override those of the measurement, separated by spaces")
@@ -205,6 +207,7 @@ func measureAll(ctx context.Context, o *options, res *file) error {
 		return err
 	}
 	res.Machine = thisMachine()
+	begun := time.Now()
 	var present []system
 	for _, s := range systems() {
 		if len(o.systems) > 0 && !slices.Contains(o.systems, s.name) {
@@ -230,8 +233,11 @@ func measureAll(ctx context.Context, o *options, res *file) error {
 					fresh[key] = true
 					res.Runs = slices.DeleteFunc(res.Runs, func(r record) bool { return r.System == s.name && r.Row == row.name })
 				}
+				if run > 1 && time.Since(begun) > o.time {
+					return nil
+				}
 				sub := filepath.Join(dir, fmt.Sprintf("%s-%s-%d", s.name, row.name, run))
-				rec := undisturbed(ctx, o, s, row, sub)
+				rec := undisturbed(ctx, o, s, row, sub, begun.Add(o.time))
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
@@ -248,15 +254,15 @@ func measureAll(ctx context.Context, o *options, res *file) error {
 }
 
 // undisturbed measures until strangers have left the machine alone, or often
-// enough.
-func undisturbed(ctx context.Context, o *options, s system, row measurement, dir string) record {
+// enough, or until it is time to come to an end.
+func undisturbed(ctx context.Context, o *options, s system, row measurement, dir string, end time.Time) record {
 	var best record
 	for try := 0; try <= o.repeats; try++ {
 		rec := measure(ctx, o, s, row, fmt.Sprintf("%s-%d", dir, try))
 		if try == 0 || best.Error != "" && rec.Error == "" || (rec.Error == "") == (best.Error == "") && rec.Foreign < best.Foreign {
 			best = rec
 		}
-		if ctx.Err() != nil || best.Error == "" && best.Foreign <= o.disturbance {
+		if ctx.Err() != nil || best.Error == "" && best.Foreign <= o.disturbance || time.Now().After(end) {
 			break
 		}
 	}

@@ -68,14 +68,17 @@ func scales() []scale {
 	for _, t := range []struct {
 		label string
 		m     measurement
+		n     string
 	}{
-		{"streams", measurement{name: "idle-stream", path: stream}},
-		{"long polls", measurement{name: "idle-poll", path: "/poll?channel={c}", flags: []string{"-poll"}}},
-		{"WebSockets over HTTP", measurement{name: "idle-ws", path: "/ws?channel={c}", flags: []string{"-ws"}}},
-		{"WebSockets to a WebSocket origin", measurement{name: "idle-ws-direct", path: "/echo", flags: []string{"-ws", "-ready-head"}}},
+		{"streams", measurement{name: "idle-stream", path: stream}, "19000"},
+		{"long polls", measurement{name: "idle-poll", path: "/poll?channel={c}", flags: []string{"-poll"}}, "19000"},
+		{"WebSockets over HTTP", measurement{name: "idle-ws", path: "/ws?channel={c}", flags: []string{"-ws"}}, "19000"},
+		// These have a connection to the origin each, of which there are no more than
+		// 8,192 to one origin.
+		{"WebSockets to a WebSocket origin", measurement{name: "idle-ws-direct", path: "/echo", flags: []string{"-ws", "-ready-head"}}, "5000"},
 	} {
 		t.m.idle = true
-		t.m.flags = append(t.m.flags, "-scenario", "hold", "-n", "19000", "-memory", "1000,5000,10000", "-window", "200", "-settle", "4s", "-deadline", "60s")
+		t.m.flags = append(t.m.flags, "-scenario", "hold", "-n", t.n, "-memory", "1000,5000,10000", "-window", "200", "-settle", "4s", "-deadline", "60s")
 		memory.points = append(memory.points, scalePoint{t.label, t.m, memoryCells})
 	}
 
@@ -137,6 +140,10 @@ func memoryCells(c cell, row string) []string {
 			}
 			return float64(l.Memory[i].Bytes-l.Memory[0].Bytes) / 1024 / float64(n)
 		})
+		if each == 0 { // not tried
+			cells = append(cells, "")
+			continue
+		}
 		cells = append(cells, about(each)+" KiB")
 	}
 	return cells
