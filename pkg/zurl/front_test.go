@@ -237,6 +237,21 @@ func (c *client) want(d dict) dict {
 	return got
 }
 
+// wantBoth expects two packets of different types, in either order: the server
+// may answer before the client has its credits.
+func (c *client) wantBoth(a, b dict) {
+	c.t.Helper()
+	for range 2 {
+		got := c.get()
+		if got["type"] == a["type"] {
+			match(c.t, got, a)
+			a = dict{"type": "nothing more"}
+		} else {
+			match(c.t, got, b)
+		}
+	}
+}
+
 func match(t *testing.T, got, want dict) {
 	t.Helper()
 	for k, v := range want {

@@ -69,17 +69,14 @@ func TestWebSocket(t *testing.T) {
 			}
 		}
 		c.more("1", dict{"body": "hé"})
-		c.want(dict{"type": "credit", "credits": 3})
-		c.want(dict{"type": nil, "body": "hé", "content-type": nil, "more": nil})
+		c.wantBoth(dict{"type": "credit", "credits": 3}, dict{"type": nil, "body": "hé", "content-type": nil, "more": nil})
 		c.more("1", dict{"body": "bin", "content-type": "binary"})
-		c.want(dict{"type": "credit", "credits": 3})
-		c.want(dict{"type": nil, "body": "bin", "content-type": "binary"})
+		c.wantBoth(dict{"type": "credit", "credits": 3}, dict{"type": nil, "body": "bin", "content-type": "binary"})
 		// Fragments, with a ping between them.
 		c.more("1", dict{"body": "ab", "more": true})
 		c.want(dict{"type": "credit", "credits": 2})
 		c.more("1", dict{"type": "ping", "body": "p"})
-		c.want(dict{"type": "credit", "credits": 1})
-		c.want(dict{"type": "pong", "body": "p"})
+		c.wantBoth(dict{"type": "credit", "credits": 1}, dict{"type": "pong", "body": "p"})
 		c.more("1", dict{"body": "cdef"})
 		c.want(dict{"type": "credit", "credits": 4})
 		// 4 credits are left; the message needs 6.
