@@ -55,6 +55,8 @@ type intake struct {
 
 // TestKills kills any process but connmgr about once a second under a mixed load.
 //
+// Webhooks for what HTTP answered with "Published" arrive at least once.
+//
 // What HTTP answered with "Published" arrives, once and in order, at every client
 // that was there. A message over ZeroMQ may be lost with the handler that it was
 // on its way to, as those sockets have no answers: then every kill of the handler
@@ -72,10 +74,11 @@ func TestKills(t *testing.T) {
 	s := start(t, []string{
 		// Patience for a machine that is slow: nothing is to be given up here.
 		"proxy/hand_over_timeout=60", "connmgr/peer_wait=60", "handler/message_wait=2000",
-		"runner/restart_delay=0.3",
+		"runner/restart_delay=0.3", "zurl/allow=127.0.0.1",
 	}, "* "+origin.addr+",over_http")
 	time.Sleep(time.Until(s.Began.Add(1500 * time.Millisecond))) // the supervisor gives up if one dies at the start
 
+	hooks := newHooks(t, s, "http-0", "push-0")
 	push, err := bus.NewPush(bus.SocketOptions{Name: "push", Connect: []string{"tcp://" + s.Push}})
 	if err != nil {
 		t.Fatal(err)
@@ -262,6 +265,8 @@ func TestKills(t *testing.T) {
 		published += position(in)
 	}
 	reached("at the end", target)
+	hooks.check(t, "http-0", target["http-0"])
+	t.Logf("webhooks: %d of %d messages over HTTP, %d of %d over PUSH", hooks.count("http-0"), target["http-0"], hooks.count("push-0"), target["push-0"])
 	if err := s.Accounts(ctx, false); err != nil { // this boot of the handler
 		t.Error(err)
 	}
