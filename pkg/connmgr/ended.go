@@ -38,6 +38,7 @@ func (s *Server) rememberEnded(h *hold, far *peer, reason frame.Reason) {
 		return
 	}
 	s.ended = append(s.ended, ended{frame.Held{ID: h.x.id, Record: h.record, Last: h.placed, Ended: reason}, far, s.now()})
+	s.chore()
 }
 
 // forgetEnded drops what its handler has surely seen. Called with s.mu held.

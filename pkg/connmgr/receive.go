@@ -52,6 +52,7 @@ func (s *Server) PeerDown(p bus.Peer) {
 	s.out.down(down)
 	if p.Kind() == "handler" {
 		s.orphans = s.now()
+		s.chore()
 	}
 	for i, q := range s.proxies {
 		if q == down {

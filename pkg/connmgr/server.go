@@ -430,7 +430,7 @@ func (s *Server) chore() {
 func (s *Server) choresDone() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.gaps) == 0 && s.out.waits() == 0
+	return len(s.gaps) == 0 && len(s.ended) == 0 && s.orphans.IsZero() && s.out.waits() == 0
 }
 
 // endGaps ends exchanges in which a frame has been missing since before.
