@@ -654,6 +654,8 @@ func (f *Accept) fields(c coder) {
 	c.str(&f.Base)
 	lastIDs(c, &f.Last)
 	c.bool(&f.TLS)
+	c.str(&f.Events)
+	c.uint(&f.Opened)
 }
 
 // Type implements Frame.

@@ -183,6 +183,8 @@ type Accept struct {
 	Base       string   // scheme and authority of URI, as it was before any next link was followed
 	Last       []LastID // positions that the origin was told when it was asked, for a retry
 	TLS        bool     // the client's side counts as TLS
+	Events     string   // webhook endpoint that is told of the connection, "*" for all that want to know
+	Opened     uint64   // when the hold began, in ms of Unix time; only with Events
 }
 
 // Policy is what connmgr does with a held connection whose client reads too

@@ -83,6 +83,7 @@ type hold struct {
 	// that gets the cross-origin fields.
 	exposed unique.Handle[string]
 	more    *more
+	life    *life // nil unless webhooks are told of the connection
 	mode    frame.Mode
 	named   bool // the route's id was given by the operator
 	debug   bool
@@ -173,6 +174,15 @@ func (s *Server) newHold(p *peer, a *frame.Accept) *hold {
 			}
 		}
 	}
+	if a.Events != "" {
+		if a.Opened == 0 {
+			a.Opened = uint64(s.now().UnixMilli()) //nolint:gosec // not before 1970
+		}
+		h.life = &life{endpoint: a.Events, opened: time.UnixMilli(int64(a.Opened))} //nolint:gosec // written above, perhaps by another handler
+		if len(a.Channels) > 0 {
+			h.life.channel = a.Channels[0].Name
+		}
+	}
 	if needsMore(a) {
 		kept := *a
 		kept.Body, kept.Header, kept.Request = nil, nil, nil
@@ -239,6 +249,9 @@ func (s *Server) subscribe(h *hold, channels []frame.Channel) (first []string) {
 		}
 	}
 	s.subs += len(h.subs)
+	if h.life != nil {
+		s.tellSubscriptions(h, old)
+	}
 	s.unsubscribe(old) // afterwards, so that a channel that stays does not end
 	return first
 }
@@ -273,8 +286,12 @@ func (s *Server) leave(h *hold) {
 		return
 	}
 	h.over = true
-	s.unsubscribe(h.subs)
+	old := h.subs
 	h.subs = nil
+	if h.life != nil && !h.replaced {
+		s.tellSubscriptions(h, old)
+	}
+	s.unsubscribe(old)
 	s.stopFollowing(h)
 }
 
@@ -382,6 +399,9 @@ func (s *Server) hold(proxy string, p *peer, a *frame.Accept) {
 	}
 	s.stats.opened(h, proxy)
 	record := h.record(a)
+	if h.life != nil && !a.Retry {
+		s.tellOpened(h, a.Channels)
+	}
 	first := s.subscribe(h, a.Channels)
 	f := &frame.Hold{
 		ID: h.id, Seq: h.sendSeq, Mode: h.mode, Millis: a.Millis, KeepAlive: a.KeepAlive, Groups: h.groups(),
@@ -488,7 +508,7 @@ func (h *hold) record(a *frame.Accept) []byte {
 func (s *Server) rebuild(p *peer, held *frame.Held) {
 	if known := p.holds[held.ID]; known != nil { // it was accepted by this boot
 		if held.Ended != frame.ReasonNone {
-			s.closed(known, held.Ended)
+			s.closed(known, held.Ended, 0)
 		}
 		return
 	}
@@ -517,7 +537,10 @@ func (s *Server) rebuild(p *peer, held *frame.Held) {
 	p.holds[h.id] = h
 	s.metrics.holds[h.mode].Inc()
 	s.stats.opened(h, "")
+	life := h.life
+	h.life = nil // these subscriptions were told of by an earlier handler
 	s.subscribe(h, a.Channels)
+	h.life = life
 	if a.Mode == frame.ModeNone {
 		s.fetchNext(h)
 		return
@@ -526,9 +549,12 @@ func (s *Server) rebuild(p *peer, held *frame.Held) {
 }
 
 // closed is called when connmgr says that a hold is over.
-func (s *Server) closed(h *hold, reason frame.Reason) {
-	s.leave(h)
+func (s *Server) closed(h *hold, reason frame.Reason, sent uint64) {
 	h.replaced = reason == frame.ReasonReplaced
+	s.leave(h)
+	if h.life != nil && !h.replaced {
+		s.tellClosed(h, reason, sent)
+	}
 	s.forget(h)
 	// A retry is not the end for the client; the new hold has the link again.
 	if reason != frame.ReasonReplaced && h.more != nil && h.more.acc.Gone != "" {
@@ -553,6 +579,7 @@ func (s *Server) retry(h *hold) {
 	}
 	s.metrics.retries.Inc()
 	last := h.lastIDs()
+	h.replaced = true // it goes on under another number
 	s.leave(h)
 	if s.sendTo(h, &frame.Retry{ID: h.id, Seq: h.sendSeq, Route: h.route.Value(), Last: last}) != nil {
 		s.forget(h)

@@ -69,6 +69,7 @@ type hooks struct {
 	bytes   int // of batches
 	room    sync.Cond
 	calls   map[uint64]chan *frame.HookAnswer
+	events  []frame.HookMessage // that wait for the next tick, see hookevents.go
 }
 
 // hookStore is one file of webhooks, and the zurl that has it open.
@@ -351,6 +352,7 @@ func (h *hooks) remove(b *hookBatch) {
 
 // tick gives up what took too long, and sends what the bus did not take.
 func (h *hooks) tick(now time.Time) {
+	h.sendEvents()
 	h.mu.Lock()
 	var late []*hookBatch
 	for _, b := range h.batches {
@@ -372,6 +374,7 @@ func (h *hooks) tick(now time.Time) {
 
 // stop fails what is under way.
 func (h *hooks) stop() {
+	h.sendEvents()
 	h.mu.Lock()
 	h.stopped = true
 	var all []*hookBatch

@@ -330,3 +330,41 @@ func TestHooksOfZeroMQ(t *testing.T) {
 		t.Errorf("%v failures counted", n)
 	}
 }
+
+// A route with events tells of its connections; others do not.
+func TestHookEvents(t *testing.T) {
+	r := newRig(t)
+	z := r.zurl(&frame.Hooks{Store: "s", Version: 1, Events: true})
+	r.hooked()
+	r.hold(frame.ModeStream, frame.Channel{Name: "silent"})
+	h := r.holdWith(frame.ModeStream, func(a *frame.Accept) { a.Events = "ep" }, frame.Channel{Name: "a"})
+	r.wait("two events", func() bool { return len(z.got()) == 2 })
+	r.clock.advance(90 * time.Second)
+	// A handler that takes over goes on from the record.
+	r.stop()
+	r.start()
+	r.hooked()
+	r.conn.leave(h)
+	var got []string
+	r.wait("four events", func() bool {
+		got = nil
+		for _, m := range z.got() {
+			var body struct {
+				Type string
+				Data struct {
+					Connection, Channel, Cause string
+					Millis                     int64 `json:"duration_ms"`
+				}
+			}
+			if err := json.Unmarshal(m.Body, &body); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, fmt.Sprint(body.Type, " ", m.Endpoint, " ", m.Channel, " ", body.Data.Channel, " ", body.Data.Cause, " ", body.Data.Millis))
+		}
+		return len(got) >= 4
+	})
+	want := "connection.opened ep a   0|channel.subscribed ep a a  0|channel.unsubscribed ep a a  0|connection.closed ep a  client-gone 90000"
+	if g := strings.Join(got, "|"); g != want {
+		t.Errorf("got %s\nwant %s", g, want)
+	}
+}

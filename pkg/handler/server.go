@@ -349,7 +349,7 @@ func (s *Server) dropPeer(name string) {
 	s.log.Warn("connmgr is down", "peer", name, "holds", len(p.holds))
 	delete(s.peers, name)
 	for _, h := range p.holds {
-		s.closed(h, frame.ReasonPeerLost)
+		s.closed(h, frame.ReasonPeerLost, 0)
 	}
 	s.ledger.lost(p)
 	for pub, w := range s.paced {
@@ -419,7 +419,7 @@ func (s *Server) fromConnmgr(from bus.Peer, f frame.Frame) {
 		s.report(p, f)
 	case *frame.Closed:
 		if h := p.holds[f.ID]; h != nil {
-			s.closed(h, f.Reason)
+			s.closed(h, f.Reason, f.Sent)
 		}
 	case *frame.Records:
 		for i := range f.Holds {

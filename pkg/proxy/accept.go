@@ -186,7 +186,7 @@ func (e *exch) accept(o *outgoing, in *grip.Instruct, headSent bool) *frame.Acce
 		X: e.x, SendSeq: sendSeq, RecvSeq: recvSeq, ConnID: e.req.ConnID,
 		Mode: in.Hold, Millis: in.Millis, KeepAlive: in.KeepAlive, Meta: in.Meta, Next: in.Next, Gone: in.Gone, HeadSent: headSent,
 		Code: uint16(in.Code), Reason: in.Reason, Header: in.Header, Body: in.Body, Expose: in.Expose,
-		Method: e.req.Method, URI: o.uri(), Peer: e.log.from, Route: r.ID, RouteNamed: r.Named, Prefix: r.Prefix,
+		Method: e.req.Method, URI: o.uri(), Peer: e.log.from, Route: r.ID, RouteNamed: r.Named, Prefix: r.Prefix, Events: r.Events,
 		SigIss: r.sigIss, SigKey: r.sigKey, Debug: r.debug, CORS: r.cors, Retry: e.req.Retry, Minor: e.req.Minor, Last: e.req.Last,
 		TLS: o.tls,
 	}

@@ -69,6 +69,7 @@ type Route struct {
 	SockJS, SockJSAsPath string
 	Headers              []Header
 	NoGrip               bool
+	Events               string // webhook endpoint that is told of connections, "*" for all that want to know
 	LogLevel             int
 	HasLogLevel          bool
 	Targets              []Target
@@ -211,6 +212,11 @@ func (r *Route) set(p prop) error {
 		r.Headers = append(r.Headers, Header{name, value})
 	case "no_grip":
 		r.NoGrip = true
+	case "events":
+		if p.value == "" {
+			return errors.New("events must be set to a webhook endpoint or '*'")
+		}
+		r.Events = p.value
 	case "log_level":
 		r.LogLevel, r.HasLogLevel = number(p.value), true
 	default:

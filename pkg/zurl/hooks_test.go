@@ -1,0 +1,115 @@
+package zurl
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/pkg/netpolicy"
+	"github.com/holdfast/holdfast/pkg/webhook"
+)
+
+// Receivers that behave badly: an attempt ends within its time, with what is
+// known by then, and reads no more than it wants.
+func TestAttemptsAtBadReceivers(t *testing.T) {
+	var hits int
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // until then the server does not notice who leaves
+		flush := func() { w.(http.Flusher).Flush() }
+		switch r.URL.Path {
+		case "/hang":
+			<-r.Context().Done()
+		case "/trickle":
+			w.WriteHeader(http.StatusOK)
+			for r.Context().Err() == nil {
+				_, _ = w.Write([]byte("."))
+				flush()
+				time.Sleep(10 * time.Millisecond)
+			}
+		case "/huge":
+			for range 1 << 14 {
+				if _, err := w.Write(make([]byte, 16<<10)); err != nil {
+					return
+				}
+			}
+		case "/reset":
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err == nil {
+				_ = conn.(*net.TCPConn).SetLinger(0)
+				_ = conn.Close()
+			}
+		case "/away":
+			hits++
+			http.Redirect(w, r, "/landed", http.StatusFound)
+		case "/landed":
+			hits += 100
+		case "/later":
+			w.Header().Set("Retry-After", "7")
+			w.WriteHeader(http.StatusTooManyRequests)
+		}
+	}))
+	t.Cleanup(func() { srv.CloseClientConnections(); srv.Close() })
+	o := DefaultOptions()
+	o.Bus = bustest.NewNetwork().Node("zurl.0")
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	try := func(path string, timeout time.Duration) webhook.Response {
+		ctx, cancel := context.WithTimeout(t.Context(), timeout)
+		defer cancel()
+		return s.hooks.send(ctx, &webhook.Request{Method: "POST", URL: srv.URL + path, Body: []byte("x"), MaxBody: 4096})
+	}
+	const short, long = 300 * time.Millisecond, 30 * time.Second
+	if r := try("/hang", short); r.Condition == "" {
+		t.Errorf("hang: %+v", r)
+	}
+	if r := try("/trickle", 2*time.Second); r.Status != 200 || r.Condition != "" || !strings.HasPrefix(string(r.Body), ".") {
+		t.Errorf("trickle: %+v", r)
+	}
+	if r := try("/huge", long); r.Status != 200 || len(r.Body) > 4096 {
+		t.Errorf("huge: %d, %d bytes", r.Status, len(r.Body))
+	}
+	if r := try("/reset", long); r.Condition == "" {
+		t.Errorf("reset: %+v", r)
+	}
+	if r := try("/away", long); r.Status != 302 || hits != 1 {
+		t.Errorf("redirect: %+v, %d hits", r, hits)
+	}
+	if r := try("/later", long); r.Status != 429 || r.RetryAfter != "7" {
+		t.Errorf("Retry-After: %+v", r)
+	}
+}
+
+// The address policy holds for webhooks, when they are made and when they are
+// sent.
+func TestWebhooksKeepToThePolicy(t *testing.T) {
+	rules, err := netpolicy.New("allow", nil, []string{"@internal"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := DefaultOptions()
+	o.Bus, o.Policy = bustest.NewNetwork().Node("zurl.0"), rules
+	o.Webhooks.Store = filepath.Join(t.TempDir(), "x.db")
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	for _, url := range []string{"http://127.0.0.1:1/", "http://169.254.169.254/latest", "http://[::1]/", "http://10.1.2.3/"} {
+		if s.hooks.checkURL(url) == nil {
+			t.Errorf("%s may be subscribed", url)
+		}
+		if r := s.hooks.send(t.Context(), &webhook.Request{Method: "POST", URL: url}); r.Condition != "policy-violation" {
+			t.Errorf("%s: %+v", url, r)
+		}
+	}
+}
