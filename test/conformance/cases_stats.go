@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -18,8 +19,9 @@ type statistics struct {
 	s *socket
 }
 
-// Statistics subscribes to all statistics, and waits until some arrive.
-func (t *T) Statistics() *statistics {
+// Statistics subscribes to all statistics, and waits until it hears of connections
+// on a route, which requests for /warm-up of this case are to take.
+func (t *T) Statistics(route string) *statistics {
 	s, err := dialSocket(t.ctx, t.Proxy.Stats, "SUB")
 	if err != nil {
 		t.Fatalf("%v", err)
@@ -48,7 +50,7 @@ func (t *T) Statistics() *statistics {
 			}
 		}
 	}()
-	st.wait("conn", nil)
+	st.wait("conn", has("route", route))
 	stop()
 	<-done
 	return st
@@ -87,7 +89,7 @@ func has(field string, value any) func(map[string]any) bool {
 // statsCases are about the stats socket. Each has a proxy of its own, since the
 // statistics of others would be among what it reads.
 func statsCases() []*Case {
-	named := []string{"{host},id={id} {origin}"}
+	named := []string{"{host},id={id} {origin}", "{host},path_beg=/warm-up,id=warm-up {origin}"}
 	short := []string{"handler/stats_report_interval=1"}
 	return []*Case{
 		{
@@ -95,9 +97,9 @@ func statsCases() []*Case {
 			Run: func(t *T) {
 				t.Within(15 * time.Second)
 				t.Always(reply("200 OK", plainText, "12345"))
-				st := t.Statistics()
+				st := t.Statistics("warm-up")
 				t.Get("/")
-				conn := st.wait("conn", func(m map[string]any) bool { return m["unavailable"] == nil && m["route"] != nil })
+				conn := st.wait("conn", func(m map[string]any) bool { return m["unavailable"] == nil && m["route"] == "stats-request" })
 				t.Equal("fields of conn", keys(conn), "from id peer-address route ttl type")
 				t.Equal("type", fmt.Sprint(conn["type"]), "http")
 				t.Equal("ttl", fmt.Sprint(conn["ttl"]), "120")
@@ -106,7 +108,7 @@ func statsCases() []*Case {
 				t.Equal("fields of counts", keys(counts), "from requests-received")
 				report := st.wait("report", func(m map[string]any) bool {
 					n, _ := m["client-content-bytes-sent"].(int)
-					return m["route"] != nil && n > 0
+					return m["route"] == "stats-request" && n > 0
 				})
 				t.Equal("fields of report", keys(report), "client-content-bytes-received client-content-bytes-sent client-header-bytes-received "+
 					"client-header-bytes-sent client-messages-received client-messages-sent connections duration from http-response-sent minutes "+
@@ -115,12 +117,38 @@ func statsCases() []*Case {
 			},
 		},
 		{
-			ID: "stats-stream", Title: "statistics of a stream and a publish", Source: statsSource, Alone: true, Set: short,
+			ID: "stats-conncheck", Title: "conncheck knows a request that waits for its origin", Source: "operations, command socket", Alone: true,
+			Routes: named,
+			Run: func(t *T) {
+				t.Within(15 * time.Second)
+				release := make(chan struct{})
+				answer := sync.OnceFunc(func() { close(release) })
+				defer answer()
+				t.Origin(func(x *Exchange) {
+					if strings.HasPrefix(x.Line, "GET /slow ") {
+						<-release
+					}
+					x.Send(reply("200 OK", plainText, "hi"))
+				})
+				st := t.Statistics("warm-up")
+				c := t.Dial()
+				c.Send(t.request("GET /slow"))
+				id := st.wait("conn", has("route", "stats-conncheck"))["id"]
+				known := t.Command("conncheck", tmap{{"ids", []any{id, "nobody:0"}}})
+				t.Equal("value", fmt.Sprint(known["value"]), fmt.Sprint([]any{id}))
+				answer()
+				t.Equal("body", c.Read("GET").Body, "hi")
+				st.wait("conn", func(m map[string]any) bool { return m["unavailable"] == true && m["id"] == id })
+			},
+		},
+		{
+			ID: "stats-stream", Title: "statistics of a stream and a publish", Source: statsSource, Alone: true, Set: short, Routes: named,
 			Run: func(t *T) {
 				t.Within(15 * time.Second)
 				ch := t.Ch("c")
+				t.Always(reply("200 OK", plainText, "hi"))
+				st := t.Statistics("warm-up")
 				t.Always(hold("stream", ch, "hi\n"))
-				st := t.Statistics()
 				c, r := t.stream("/", ch)
 				sub := st.wait("sub", has("channel", ch))
 				t.Equal("fields of sub", keys(sub), "channel from mode subscribers ttl")
@@ -135,7 +163,7 @@ func statsCases() []*Case {
 				t.Equal("item-id", fmt.Sprint(message["item-id"]), "7")
 				t.Equal("transport", fmt.Sprint(message["transport"]), "http-stream")
 				report := st.wait("report", has("sent", 1))
-				t.Equal("received", fmt.Sprint(report["received"]), "1")
+				t.Equal("http-response-sent", fmt.Sprint(report["http-response-sent"]), "0")
 				c.Close()
 				gone := st.wait("sub", func(m map[string]any) bool { return m["channel"] == ch && m["unavailable"] != nil })
 				t.Equal("fields of sub", keys(gone), "channel from mode unavailable")
