@@ -233,7 +233,7 @@ func (f *webhooksFlags) list(ctx context.Context, _ []string) error {
 			if e.Reason != "" {
 				status += " (" + e.Reason + ")"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%d\t%.0fs\t%d\t%s\t%s\n", e.ID, status, e.Queue.Messages, e.Queue.Oldest, e.Dead, e.URL, strings.Join(e.Channels, " "))
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%.0fs\t%d\t%s\t%s\n", e.ID, status, e.Queue.Messages, e.Queue.Oldest, e.Dead, e.URL, strings.Join(e.Channels, " "))
 		}
 	})
 }
@@ -250,7 +250,7 @@ func (f *webhooksFlags) attempts(ctx context.Context, args []string) error {
 		for _, a := range v.Attempts {
 			result := cmp.Or(a.Condition, fmt.Sprint(a.Status))
 			at, _, _ := strings.Cut(a.At, ".")
-			fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%dms\t%s\t%.60q\n", at, a.Message, a.Try, result, a.Millis, a.Outcome, a.Response)
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%s\t%dms\t%s\t%.60q\n", at, a.Message, a.Try, result, a.Millis, a.Outcome, a.Response)
 		}
 	})
 }
@@ -264,7 +264,7 @@ func (f *webhooksFlags) dead(ctx context.Context, id string, q url.Values) error
 	}
 	return table(ctx, f, id+"/dead", q, &v, "PUBLISHED\tMESSAGE\tCHANNEL\tATTEMPTS\tSTATUS\tREASON", func(w io.Writer) {
 		for _, d := range v.Dead {
-			fmt.Fprintf(w, "%s\t%s\t%.40q\t%d\t%d\t%s\n", d.At, d.Message, d.Channel, d.Attempts, d.Status, d.Reason)
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%.40q\t%d\t%d\t%s\n", d.At, d.Message, d.Channel, d.Attempts, d.Status, d.Reason)
 		}
 	})
 }

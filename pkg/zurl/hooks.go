@@ -294,6 +294,8 @@ func (h *hooks) down(p bus.Peer) {
 // it is not open, nothing is said: somebody else has it, or it will be. Only run
 // calls it, so versions go out in order.
 func (h *hooks) tell() {
+	h.tellMu.Lock()
+	defer h.tellMu.Unlock()
 	h.mu.Lock()
 	service, version := h.service, h.version
 	var peers []bus.Peer
