@@ -11,7 +11,7 @@ import (
 // growTime, at most maxGrowth, before it collects. A proxy has a few megabytes alive
 // and allocates hundreds in a second, so that the usual rule, to collect when the
 // heap has doubled, would have it collect some fifty times a second, which takes
-// a fifth of its processor time. docs/adr/0010-garbage-collection.md has figures.
+// a fifth of its processor time. docs/adr/0009-garbage-collection.md has figures.
 const (
 	growTime  = 100 * time.Millisecond
 	maxGrowth = 32 << 20
