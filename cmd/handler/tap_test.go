@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,6 +13,13 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/config"
 )
+
+// tap prints local times. What the tests compare must not depend on where they
+// run, and nobody may change the zone while a server of a test runs.
+func TestMain(m *testing.M) {
+	time.Local = time.UTC
+	os.Exit(m.Run())
+}
 
 // fakeAdmin is an admin listener whose tap says lines and ends.
 func fakeAdmin(t *testing.T, lines string) (spec string, query func() string) {
@@ -40,8 +48,6 @@ func TestTapCommand(t *testing.T) {
 {"event":"held","time":"2026-01-02T03:04:05.010Z","channel":"news","id":"2","matched":0,"result":"duplicate"}
 {"event":"missed","time":"2026-01-02T03:04:05.010Z","matched":0,"count":9}
 `
-	defer func(l *time.Location) { time.Local = l }(time.Local)
-	time.Local = time.UTC
 	spec, query := fakeAdmin(t, lines)
 	code, out, errs := runHandler("tap", "--set", "admin.handler="+spec, "n*s", "a b")
 	want := `03:04:05.006  publish  #7 news id=2 prev-id=1  http-stream (5 bytes) for 2  ws-message (close) for 1

@@ -356,6 +356,7 @@ func TestInOrderThroughFailures(t *testing.T) {
 		})
 		r.publish("x", "1", "2", "3")
 		time.Sleep(24 * time.Hour)
+		synctest.Wait()
 		if diff := cmp.Diff([]string{"1", "2", "3"}, delivered); diff != "" {
 			t.Error(diff)
 		}
@@ -389,6 +390,7 @@ func TestFailsForAnHour(t *testing.T) {
 			r.publish("x", fmt.Sprint(i))
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if n := len(r.receiver.requests()); n < 30 || n > 150 {
 			t.Errorf("%d attempts in the hour", n)
 		}
@@ -396,6 +398,7 @@ func TestFailsForAnHour(t *testing.T) {
 			t.Errorf("view: %+v", v)
 		}
 		time.Sleep(24 * time.Hour)
+		synctest.Wait()
 		if len(delivered) != 100 || r.get("a").Queue.Messages != 0 {
 			t.Errorf("%d delivered, %d wait", len(delivered), r.get("a").Queue.Messages)
 		}
@@ -418,8 +421,10 @@ func TestExhaustedAndReplay(t *testing.T) {
 		start := time.Now()
 		r.publish("x", "1")
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		r.publish("x", "2")
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if n := len(r.receiver.requests()); n != 6 {
 			t.Errorf("%d attempts, want 6", n)
 		}
@@ -462,18 +467,23 @@ func TestRetryAfterAndGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		r.create(Endpoint{ID: "a"})
-		answer := Response{Status: 429, RetryAfter: "3600"}
-		r.receiver.set(func(context.Context, *Request) Response { return answer })
+		answer := func(a Response) {
+			r.receiver.set(func(context.Context, *Request) Response { return a })
+		}
+		answer(Response{Status: 429, RetryAfter: "3600"})
 		began := time.Now()
 		r.publish("x", "1")
 		time.Sleep(time.Second)
+		synctest.Wait()
 		r.publish("x", "2") // the endpoint asked for patience
 		time.Sleep(59 * time.Minute)
+		synctest.Wait()
 		if n := len(r.receiver.requests()); n != 1 {
 			t.Errorf("%d requests before the hour was over", n)
 		}
-		answer = Response{Status: 410}
+		answer(Response{Status: 410})
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		v := r.get("a")
 		if n := len(r.receiver.requests()); n < 2 || v.Status != StatusDisabled || v.Queue.Messages != 2 {
 			t.Errorf("%d requests, %+v", n, v)
@@ -482,11 +492,12 @@ func TestRetryAfterAndGone(t *testing.T) {
 			t.Errorf("patterns of a disabled endpoint: %q", patterns)
 		}
 		r.publish("x", "3") // nobody wants it
-		answer = Response{Status: 200}
+		answer(Response{Status: 200})
 		if _, err := r.SetPaused("a", false); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if v := r.get("a"); v.Status != StatusActive || v.Queue.Messages != 0 {
 			t.Errorf("after resume: %+v (%s since the start)", v, time.Since(began))
 		}
@@ -570,6 +581,7 @@ func TestConcurrencyAndExtra(t *testing.T) {
 			r.publish("b", "b")
 		}
 		time.Sleep(time.Hour)
+		synctest.Wait()
 		if most["a"] != 3 || most["b"] < 3 || most["b"] > 5 {
 			t.Errorf("at a time: %v", most)
 		}
@@ -671,14 +683,17 @@ func TestAge(t *testing.T) {
 		r.create(Endpoint{ID: "a", MaxAge: Duration(time.Hour), Paused: true})
 		r.publish("x", "1")
 		time.Sleep(30 * time.Minute)
+		synctest.Wait()
 		r.publish("x", "2")
 		time.Sleep(45 * time.Minute)
+		synctest.Wait()
 		r.flush()
 		dead, _ := r.DeadLetters("a", Choice{All: true}, 10)
 		if v := r.get("a"); v.Queue.Messages != 1 || len(dead) != 1 || dead[0].Reason != reasonAge {
 			t.Errorf("view: %+v, dead %+v", v, dead)
 		}
 		time.Sleep(deadAge + time.Hour)
+		synctest.Wait()
 		if v := r.get("a"); v.Queue.Messages != 0 || v.DeadLetters != 0 {
 			t.Errorf("a month later: %+v", v)
 		}
@@ -758,7 +773,7 @@ func TestEarly(t *testing.T) {
 func TestVerification(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
-		good := false
+		var good atomic.Bool
 		r.receiver.set(func(_ context.Context, q *Request) Response {
 			var body struct {
 				Type string
@@ -768,7 +783,7 @@ func TestVerification(t *testing.T) {
 			if body.Type != hook.Verification {
 				return Response{Status: 200}
 			}
-			if !good {
+			if !good.Load() {
 				return Response{Status: 200, Body: []byte(`{"challenge":"` + body.Data.Challenge + `x"}`)}
 			}
 			return Response{Status: 200, Body: []byte(`{"challenge":"` + body.Data.Challenge + `"}`)}
@@ -777,25 +792,29 @@ func TestVerification(t *testing.T) {
 			t.Errorf("view: %+v", v)
 		}
 		time.Sleep(time.Second)
+		synctest.Wait()
 		r.publish("x", "too early")
 		if patterns, _ := r.Patterns(); len(patterns) != 0 {
 			t.Errorf("patterns: %q", patterns)
 		}
 		r.restart() // pending endpoints are asked again
-		good = true
+		good.Store(true)
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if v := r.get("a"); v.Status != StatusActive {
 			t.Errorf("view: %+v", v)
 		}
+		synctest.Wait()
 		r.receiver.got = nil
 		r.publish("x", "1")
 		r.idle("a")
 		if diff := cmp.Diff([]string{"1"}, r.receiver.bodies()); diff != "" {
 			t.Error(diff)
 		}
-		good = false
+		good.Store(false)
 		r.create(Endpoint{ID: "b", Verify: true})
 		time.Sleep(24 * time.Hour)
+		synctest.Wait()
 		if v := r.get("b"); v.Status != StatusDisabled {
 			t.Errorf("view: %+v", v)
 		}
@@ -805,19 +824,21 @@ func TestVerification(t *testing.T) {
 
 func TestLease(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		changes := 0
-		r := newRig(t, func(o *Options) { o.Changed = func() { changes++ } })
+		var changes atomic.Int64
+		r := newRig(t, func(o *Options) { o.Changed = func() { changes.Add(1) } })
 		v := r.create(Endpoint{ID: "a", Lease: Duration(time.Hour)})
 		if v.ExpiresAt == nil || time.Until(*v.ExpiresAt) != time.Hour {
 			t.Errorf("view: %+v", v)
 		}
 		r.publish("x", "1")
-		before := changes
+		before := changes.Load()
 		time.Sleep(2 * time.Hour)
+		synctest.Wait()
 		r.publish("x", "2")
 		time.Sleep(time.Minute)
-		if v := r.get("a"); v.Status != StatusExpired || changes == before {
-			t.Errorf("view: %+v, %d changes", v, changes-before)
+		synctest.Wait()
+		if v := r.get("a"); v.Status != StatusExpired || changes.Load() == before {
+			t.Errorf("view: %+v, %d changes", v, changes.Load()-before)
 		}
 		if _, err := r.Update("a", func(e *Endpoint) error { e.Lease = Duration(time.Hour); return nil }); err != nil {
 			t.Fatal(err)
