@@ -507,6 +507,8 @@ func TestSequence(t *testing.T) {
 		begin("mine", nil)
 		c.stream(dict{"from": "other", "id": "mine", "seq": 1, "type": "cancel"})
 		c.raw(dict{"from": c.from, "id": "mine", "seq": 0, "method": "GET", "uri": origin.URL}) // a duplicate changes nothing
+		begin("after", nil)                                                                     // now it was read: it came by another socket than what follows
+		c.stream(dict{"from": c.from, "id": "after", "seq": 1, "type": "cancel"})
 		c.stream(dict{"from": c.from, "id": []any{dict{"id": "mine", "seq": 1}, dict{"id": "unknown", "seq": 1}}, "type": "keep-alive"})
 		c.want(dict{"type": "cancel", "id": "unknown"})
 		c.stream(dict{"id": "mine", "seq": 2, "type": "cancel"})
