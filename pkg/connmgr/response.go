@@ -46,9 +46,14 @@ func (r *relay) run() outcome {
 	if r.up != nil {
 		upDone = r.up.done
 	}
-	r.st.timer.Reset(watchAfter)
-	defer r.st.timer.Stop()
+	// Once the connection is held, the session with its timer may serve another.
+	timer := r.st.timer
+	timer.Reset(watchAfter)
 	stop := func() {
+		if timer != nil {
+			timer.Stop()
+			timer = nil
+		}
 		if w != nil {
 			c.stopWatcher(w)
 			w, events = nil, nil
@@ -92,17 +97,17 @@ func (r *relay) run() outcome {
 		}
 		select {
 		case <-r.x.box.Ready():
-		case <-r.st.timer.C:
+		case <-timer.C:
 			switch {
 			case upDone != nil: // whoever reads the body notices
-				r.st.timer.Reset(watchAfter)
+				timer.Reset(watchAfter)
 			case w == nil:
 				w = c.startWatcher()
 				events = w.events
 				heard = time.Now()
-				r.st.timer.Reset(c.s.opt.ResponseTimeout)
+				timer.Reset(c.s.opt.ResponseTimeout)
 			case time.Since(heard) < c.s.opt.ResponseTimeout:
-				r.st.timer.Reset(c.s.opt.ResponseTimeout - time.Since(heard))
+				timer.Reset(c.s.opt.ResponseTimeout - time.Since(heard))
 			default:
 				return r.timedOut()
 			}
