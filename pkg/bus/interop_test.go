@@ -49,8 +49,10 @@ def sock(kind):
     return s
 def say(x): print(x, flush=True)
 `
+	// Without that, the end of the interpreter may overtake what it has sent.
+	const finish = "\nctx.destroy(linger=60000)\n"
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	cmd := exec.CommandContext(ctx, python, append([]string{"-c", prelude + program}, args...)...)
+	cmd := exec.CommandContext(ctx, python, append([]string{"-c", prelude + program + finish}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.StdoutPipe()
