@@ -29,14 +29,21 @@ type hookReceiver struct {
 	mu      sync.Mutex
 	secrets map[string]string   // by path
 	got     map[string][]string // data.id of what came, by path, in the order in which it came first
+	events  map[string][]event  // the same whole, of what is no publication
 	seen    map[string]bool     // path and webhook-id
 	repeats int
 	bad     int
 }
 
+// event is a webhook that is no publication.
+type event struct {
+	kind string
+	data json.RawMessage
+}
+
 func newHookReceiver(t *testing.T) *hookReceiver {
 	t.Helper()
-	v := &hookReceiver{t: t, secrets: map[string]string{}, got: map[string][]string{}, seen: map[string]bool{}}
+	v := &hookReceiver{t: t, secrets: map[string]string{}, got: map[string][]string{}, events: map[string][]event{}, seen: map[string]bool{}}
 	srv := httptest.NewServer(v)
 	t.Cleanup(srv.Close)
 	v.url = srv.URL
@@ -49,7 +56,7 @@ func (v *hookReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer v.mu.Unlock()
 	var m struct {
 		Type string
-		Data struct{ ID string }
+		Data json.RawMessage
 	}
 	wh, whErr := sw.NewWebhook(v.secrets[r.URL.Path])
 	if err != nil || whErr != nil || wh.Verify(body, r.Header) != nil || json.Unmarshal(body, &m) != nil {
@@ -63,7 +70,15 @@ func (v *hookReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	v.seen[key] = true
-	v.got[r.URL.Path] = append(v.got[r.URL.Path], m.Data.ID)
+	if m.Type != "message.published" {
+		v.events[r.URL.Path] = append(v.events[r.URL.Path], event{m.Type, m.Data})
+		return
+	}
+	var item struct{ ID string }
+	if err := json.Unmarshal(m.Data, &item); err != nil {
+		v.t.Errorf("data %s: %v", m.Data, err)
+	}
+	v.got[r.URL.Path] = append(v.got[r.URL.Path], item.ID)
 }
 
 // api asks the control API until it answers.
