@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -202,5 +203,40 @@ func TestMetricsDocument(t *testing.T) {
 	}
 	if string(got) != want {
 		t.Errorf("%s is out of date: run make docs", file)
+	}
+}
+
+// Whoever writes a rule copies names from here: all that the documents and the
+// alerts say of metrics must be there.
+func TestMetricsThatAreNamedExist(t *testing.T) {
+	const root = "../../../"
+	list, err := os.ReadFile(root + "docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := make(map[string]bool)
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| ([a-z]+) \\|").FindAllStringSubmatch(string(list), -1) {
+		known[m[1]] = true
+		if m[2] == "histogram" {
+			known[m[1]+"_bucket"], known[m[1]+"_sum"], known[m[1]+"_count"] = true, true, true
+		}
+	}
+	if len(known) < 100 {
+		t.Fatalf("docs/metrics.md lists only %d metrics", len(known))
+	}
+	files, err := filepath.Glob(root + "docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range append(files, root+"README.md", root+"deploy/alerts.yml") {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, metric := range regexp.MustCompile(`\bholdfast_[a-z_]+[a-z]\b`).FindAllString(string(text), -1) {
+			if !known[metric] && metric != "holdfast_build_info" {
+				t.Errorf("%s names the metric %s, which there is not", name, metric)
+			}
+		}
 	}
 }
