@@ -3,6 +3,8 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -30,6 +32,7 @@ type stub struct {
 	close   bool                              // end the publisher's connection each time
 	asked   []string                          // channels of subscribers
 	polls   int                               // a publish waits until so many polls are held
+	hooks   string                            // address to which all that is published is sent as a webhook
 }
 
 func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -39,6 +42,10 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		if s.close {
 			w.Header().Set("Connection", "close")
+		}
+		if s.hooks != "" {
+			hook(s.hooks, strings.TrimPrefix(ch, "c"), body)
+			return
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -64,7 +71,9 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/stream", "/poll":
 		c := make(chan []byte, 1000)
 		s.mu.Lock()
-		s.held[ch] = append(s.held[ch], c)
+		for one := range strings.SplitSeq(ch, ",") {
+			s.held[one] = append(s.held[one], c)
+		}
 		s.asked = append(s.asked, ch)
 		s.changed.Broadcast()
 		s.mu.Unlock()
@@ -104,6 +113,18 @@ func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	default:
 		fmt.Fprint(w, "hello")
+	}
+}
+
+// hook sends a message in the form of Holdfast's webhooks.
+func hook(to, path string, message []byte) {
+	body, err := json.Marshal(map[string]any{"data": map[string]any{"formats": map[string]any{"http-stream": map[string]any{"content": string(message)}}}})
+	if err != nil {
+		return
+	}
+	resp, err := http.Post("http://"+to+"/hook/"+path, "application/json", bytes.NewReader(body))
+	if err == nil {
+		resp.Body.Close()
 	}
 }
 
@@ -248,6 +269,46 @@ func TestOtherScenarios(t *testing.T) {
 	}
 	if res, err = run(parsed(t, addr, "-scenario", "herd", "-n", "30")); err != nil || res.Setup.Ready != 30 {
 		t.Errorf("herd: %v, %+v", err, res)
+	}
+}
+
+// Those who stop reading get everything once they read again, and the others
+// are measured without them.
+func TestStuckClients(t *testing.T) {
+	addr := serve(t, &stub{})
+	res, err := run(parsed(t, addr, "-scenario", "stuck", "-n", "12", "-stuck", "4", "-rounds", "2", "-count", "3", "-rate", "50"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := res.Stuck
+	if s.Others != 8 || s.Connections != 4 || len(s.With) != 2 || len(s.Without) != 2 {
+		t.Fatalf("%+v", s)
+	}
+	for _, d := range append(append(s.With, s.Without...), *s.Cutting) {
+		if d.Delivered == 0 || d.Delivered != 8*d.Published || d.Lost > 0 {
+			t.Errorf("%d of %d, %d lost, want 8 for each of %d", d.Delivered, d.Expected, d.Lost, d.Published)
+		}
+	}
+	// Two messages for warming up, and twelve.
+	if s.CaughtUp != 4*14 || s.Missed != 0 || s.CutOff != 0 {
+		t.Errorf("caught up with %d, missed %d, cut off %d; want 56, 0, 0", s.CaughtUp, s.Missed, s.CutOff)
+	}
+}
+
+func TestHooks(t *testing.T) {
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	to := free.Addr().String()
+	free.Close()
+	addr := serve(t, &stub{hooks: to})
+	res, err := run(parsed(t, addr, "-scenario", "hooks", "-receive", to, "-channels", "8", "-publishers", "2", "-count", "5", "-rate", "50", "-duration", "100ms"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Paced.Delivered != 5 || res.Paced.Lost != 0 || res.Burst.Published == 0 || res.Burst.Delivered != res.Burst.Published {
+		t.Errorf("paced %+v, burst %+v", res.Paced, res.Burst)
 	}
 }
 

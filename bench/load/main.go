@@ -53,6 +53,9 @@ type options struct {
 	ws          bool
 	poll        bool
 	extra       int
+	stuck       int
+	rounds      int
+	receive     netip.AddrPort
 }
 
 func main() {
@@ -78,7 +81,7 @@ func main() {
 func parse(args []string) (*options, error) {
 	o := &options{}
 	f := flag.NewFlagSet("load", flag.ContinueOnError)
-	f.StringVar(&o.scenario, "scenario", "fanout", "fanout, hold, herd, channels, polls, ramp, proxy or echo")
+	f.StringVar(&o.scenario, "scenario", "fanout", "fanout, hold, herd, channels, polls, ramp, stuck, hooks, proxy or echo")
 	f.TextVar(&o.target, "target", netip.AddrPort{}, "address of the server")
 	f.StringVar(&o.host, "host", "bench.test", "Host header")
 	f.StringVar(&o.header, "header", "", "a header field that subscribers send as well, such as 'TE: chunked'")
@@ -104,6 +107,9 @@ func parse(args []string) (*options, error) {
 	f.BoolVar(&o.ws, "ws", false, "subscribers are WebSockets")
 	f.BoolVar(&o.poll, "poll", false, "subscribers are long polls (hold)")
 	f.IntVar(&o.extra, "extra", 0, "channels of its own that each subscriber has as well, to which nothing is published")
+	f.IntVar(&o.stuck, "stuck", 100, "those of the connections that stop reading (stuck)")
+	f.IntVar(&o.rounds, "rounds", 5, "how often they do (stuck)")
+	f.TextVar(&o.receive, "receive", netip.AddrPort{}, "address at which webhooks are received (hooks)")
 	if err := f.Parse(args); err != nil {
 		return nil, err
 	}

@@ -41,6 +41,8 @@ type pool struct {
 	window int
 	// retry opens another one for an attempt that failed.
 	retry bool
+	// narrow says that connections take little when they are not read.
+	narrow bool
 
 	subs    []*subscriber
 	want    int
@@ -96,7 +98,11 @@ func (p *pool) open() error {
 	s := &subscriber{pool: p, number: n, tracker: tracker{m: p.meter, channel: n % p.channels}}
 	// Several source addresses, so that the ports of one do not bound the run.
 	from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, byte(2 + n%8)}), 0)
-	conn, err := netloop.Open(p.loop, from, p.target, s)
+	open := netloop.Open
+	if p.narrow {
+		open = netloop.OpenNarrow
+	}
+	conn, err := open(p.loop, from, p.target, s)
 	if err != nil {
 		return fmt.Errorf("subscriber %d: %w", n, err)
 	}

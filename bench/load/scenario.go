@@ -44,7 +44,7 @@ func run(o *options) (*result.Load, error) {
 		publishes bool
 	}{
 		"fanout": {b.fanout, true}, "hold": {b.holdOnly, false}, "ramp": {b.ramp, true}, "herd": {b.herd, false}, "channels": {b.eachChannel, true},
-		"polls": {b.polls, true}, "proxy": {b.proxy, false}, "echo": {b.echo, false},
+		"polls": {b.polls, true}, "stuck": {b.stuckClients, true}, "hooks": {b.hooks, true}, "proxy": {b.proxy, false}, "echo": {b.echo, false},
 	}
 	s, ok := scenarios[o.scenario]
 	if !ok {

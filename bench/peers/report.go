@@ -39,9 +39,14 @@ func (c cell) median(row string, figure func(*result.Load) float64) (float64, bo
 	if len(all) == 0 {
 		return 0, false
 	}
+	return median(all), true
+}
+
+// median is that of at least one figure, which it sorts.
+func median(all []float64) float64 {
 	slices.Sort(all)
 	n := len(all)
-	return (all[(n-1)/2] + all[n/2]) / 2, true
+	return (all[(n-1)/2] + all[n/2]) / 2
 }
 
 // get is median, 0 if there is none.
@@ -154,6 +159,8 @@ var moreLines = []line{
 	{"fan-out, published over ZeroMQ: p50 / p99, CPU, back to back", on("fanout-zmq", func(c cell) string {
 		return pair(c.get("fanout-zmq", pacedP50), c.get("fanout-zmq", pacedP99)) + ", " + about(c.get("fanout-zmq", pacedCPU)) + " µs; " + about(c.get("fanout-zmq", burstRate)) + " /s" + c.arrived("fanout-zmq")
 	}), ""},
+	{"fan-out of 1 KiB: p50 / p99, CPU, back to back", on("fanout-1k", wide("fanout-1k", 1024)), ""},
+	{"fan-out of 16 KiB: p50 / p99, CPU, back to back", on("fanout-16k", wide("fanout-16k", 16384)), ""},
 	{"5,000 channels, published over ZeroMQ: publishes a second, p99", on("channels-zmq", func(c cell) string {
 		return about(c.get("channels-zmq", burstRate)) + ", " + about(c.get("channels-zmq", burstP99)) + " ms" + c.arrived("channels-zmq")
 	}), ""},
@@ -167,12 +174,36 @@ var moreLines = []line{
 	{"plain proxying, 50 connections: p99, CPU", on("proxy50", func(c cell) string {
 		return about(c.get("proxy50", requestP99)) + " ms, " + about(c.get("proxy50", requestCPU)) + " µs"
 	}), ""},
-	{"1 MB bodies, 10 connections", on("proxy-big", func(c cell) string {
-		return about(c.get("proxy-big", megabytes)) + " MB/s, p99 " + about(c.get("proxy-big", requestP99)) + " ms"
+	{"1 MB bodies, 50 connections", on("proxy-big", bodies("proxy-big", requestP99, "p99")), ""},
+	{"1 MB bodies, 1 connection", on("proxy-big1", bodies("proxy-big1", requestP50, "p50")), ""},
+	{"WebSocket echo over HTTP, 50 connections", on("echo-http", func(c cell) string {
+		return about(c.get("echo-http", requestRate)) + " /s, p50 / p99 " + pair(c.get("echo-http", requestP50), c.get("echo-http", requestP99)) + ", " + about(c.get("echo-http", requestCPU)) + " µs"
+	}), ""},
+	{"100 webhooks: p50 / p99 at 100 a second; deliveries a second with 32 publishers, p99, CPU", on("webhooks", func(c cell) string {
+		return pair(c.get("webhooks", pacedP50), c.get("webhooks", pacedP99)) + "; " + about(c.get("webhooks", burstRate)) + " /s, " +
+			about(c.get("webhooks", burstP99)) + " ms, " + about(c.get("webhooks", burstCPU)) + " µs" + c.arrived("webhooks")
 	}), ""},
 	{"WebSocket echo through to the origin, 50 connections", on("echo", func(c cell) string {
 		return about(c.get("echo", requestRate)) + " /s, p50 / p99 " + pair(c.get("echo", requestP50), c.get("echo", requestP99))
 	}), ""},
+}
+
+// wide is a cell of a fan-out of messages of size bytes.
+func wide(row string, size float64) func(cell) string {
+	return func(c cell) string {
+		rate := c.get(row, burstRate)
+		return pair(c.get(row, pacedP50), c.get(row, pacedP99)) + ", " + about(c.get(row, pacedCPU)) + " µs; " +
+			about(rate) + " /s, " + about(rate*size/1e6) + " MB/s" + c.arrived(row)
+	}
+}
+
+func bodies(row string, latency func(*result.Load) float64, name string) func(cell) string {
+	perMB := func(l *result.Load) float64 {
+		return l.Requests.CPU * 1e3 / (l.Requests.MBPerSecond * l.Requests.Seconds)
+	}
+	return func(c cell) string {
+		return about(c.get(row, megabytes)) + " MB/s, " + name + " " + about(c.get(row, latency)) + " ms, " + about(c.get(row, perMB)) + " ms of CPU per MB"
+	}
 }
 
 func herd(c cell, row string) string {

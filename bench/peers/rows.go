@@ -4,6 +4,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/holdfast/holdfast/bench/internal/result"
@@ -24,6 +25,8 @@ type measurement struct {
 	zmq     bool
 	// connmgrs is how many of Holdfast there are; 0 means one.
 	connmgrs int
+	// webhooks is how many endpoints there are, one for each channel.
+	webhooks int
 	// idle says that nothing is published.
 	idle bool
 	// manyChannels says that many small publishes are measured, not a wide one.
@@ -58,6 +61,19 @@ func measurements() []measurement {
 			flags: []string{"-scenario", "channels", "-n", "5000", "-channels", "5000", "-publishers", "8", "-deadline", "90s"},
 			small: []string{"-n", "500", "-channels", "500", "-duration", "2s"},
 		},
+		{name: "proxy50", proxied: true, path: "/small", flags: []string{"-scenario", "proxy", "-n", "50"}},
+		{name: "proxy1", proxied: true, path: "/small", flags: []string{"-scenario", "proxy", "-n", "1"}},
+		// From here on rows without a goal, which come last if time is short.
+		{
+			name: "fanout-1k", streams: true, format: "http-stream", path: "/stream?channel={c}",
+			flags: []string{"-scenario", "fanout", "-n", "10000", "-size", "1024", "-count", "8", "-burst", "20", "-settle", "1s", "-deadline", "90s"},
+			small: []string{"-n", "1000", "-count", "4"},
+		},
+		{
+			name: "fanout-16k", streams: true, format: "http-stream", path: "/stream?channel={c}",
+			flags: []string{"-scenario", "fanout", "-n", "10000", "-size", "16384", "-count", "8", "-burst", "20", "-settle", "1s", "-deadline", "90s"},
+			small: []string{"-n", "1000", "-count", "4"},
+		},
 		{
 			name: "channels-zmq", manyChannels: true, grip: true, format: "http-stream", path: "/stream?channel={c}", zmq: true,
 			flags: []string{"-scenario", "channels", "-n", "5000", "-channels", "5000", "-publishers", "8", "-deadline", "90s"},
@@ -78,10 +94,15 @@ func measurements() []measurement {
 			flags: []string{"-scenario", "polls", "-n", "2000", "-window", "50", "-count", "5", "-settle", "5s"},
 			small: []string{"-n", "300", "-count", "3", "-settle", "2s"},
 		},
-		{name: "proxy50", proxied: true, path: "/small", flags: []string{"-scenario", "proxy", "-n", "50"}},
-		{name: "proxy1", proxied: true, path: "/small", flags: []string{"-scenario", "proxy", "-n", "1"}},
-		{name: "proxy-big", proxied: true, path: "/big", flags: []string{"-scenario", "proxy", "-n", "10"}},
+		{name: "proxy-big", proxied: true, path: "/big", flags: []string{"-scenario", "proxy", "-n", "50"}},
+		{name: "proxy-big1", proxied: true, path: "/big", flags: []string{"-scenario", "proxy", "-n", "1"}},
 		{name: "echo", proxied: true, path: "/echo", flags: []string{"-scenario", "echo", "-n", "50"}},
+		{name: "echo-http", proxied: true, grip: true, path: "/ws", flags: []string{"-scenario", "echo", "-n", "50"}},
+		{
+			name: "webhooks", only: "holdfast", webhooks: 100, format: "http-stream",
+			flags: []string{"-scenario", "hooks", "-channels", "100", "-publishers", "32", "-rate", "100", "-count", "400"},
+			small: []string{"-publishers", "4", "-count", "50", "-duration", "1s"},
+		},
 	}
 }
 
@@ -91,14 +112,17 @@ func (m measurement) fits(s system) bool {
 	case m.only != "" && m.only != s.name, m.grip && !s.grip, m.ws && !s.ws, m.proxied && !s.proxy:
 		return false
 	case s.name == "floor":
-		return m.proxied || m.name == "fanout" || m.name == "herd"
+		return m.proxied || strings.HasPrefix(m.name, "fanout") || m.name == "herd"
 	}
 	return true
 }
 
 // args are the flags of the load client, but those that all have.
 func (m measurement) args(s system, in *instance, quick bool) []string {
-	args := append([]string{"-path", m.path}, m.flags...)
+	args := slices.Clone(m.flags)
+	if m.path != "" {
+		args = append(args, "-path", m.path)
+	}
 	if quick {
 		args = append(args, m.small...)
 	}
@@ -112,6 +136,9 @@ func (m measurement) args(s system, in *instance, quick bool) []string {
 	args = append(args, "-format", format, "-publish", in.publish.String(), "-publish-path", in.publishPath)
 	if in.readyHead {
 		args = append(args, "-ready-head")
+	}
+	if in.receive.IsValid() {
+		args = append(args, "-receive", in.receive.String())
 	}
 	if m.zmq && in.zmq.IsValid() {
 		args = append(args, "-zmq", in.zmq.String())
@@ -141,6 +168,12 @@ func brief(r *record) string {
 	}
 	delivery("paced", r.Paced)
 	delivery("burst", r.Burst)
+	if s := r.Stuck; s != nil {
+		fmt.Fprintf(&b, "without: %s; with: %s; ", strings.Join(stuckCells(s.Without), ", "), strings.Join(stuckCells(s.With), ", "))
+		fmt.Fprintf(&b, "%d caught up, %d missed; ", s.CaughtUp, s.Missed)
+		delivery("while cut off", s.Cutting)
+		fmt.Fprintf(&b, "%d of %d cut off; ", s.CutOff, s.Connections)
+	}
 	if q := r.Requests; q != nil {
 		fmt.Fprintf(&b, "%.0f/s, p50 %.3f p99 %.3f ms, %.0f MB/s, %.0f µs, %d failed; ", q.PerSecond, q.Latency.P50, q.Latency.P99, q.MBPerSecond, q.CPUPerRequest, q.Failed)
 	}

@@ -100,14 +100,57 @@ func scales() []scale {
 			return []string{fmt.Sprintf("%.2f ms", c.get(row, pacedP50)), fmt.Sprintf("%.2f ms", c.get(row, pacedP99)), about(c.get(row, pacedCPU)) + " µs"}
 		}})
 	}
-	return []scale{connections, channels, size, memory, rate, latency}
+	stuck := scale{title: "10,000 streams on one channel, 100 of which do not read now and then", columns: []string{"p50 / p99 of the others, median of the rounds", "p99, round by round", "lost"}}
+	m := streams("stuck", "-scenario", "stuck", "-n", "10000", "-stuck", "100", "-rounds", "5", "-rate", "4", "-count", "12")
+	m.small = []string{"-n", "1000", "-stuck", "50", "-rounds", "2", "-count", "4"}
+	for _, l := range []struct {
+		label string
+		of    func(*result.Stuck) []result.Delivery
+	}{
+		{"everybody reads", func(s *result.Stuck) []result.Delivery { return s.Without }},
+		{"the 100 do not read, and their sockets are full", func(s *result.Stuck) []result.Delivery { return s.With }},
+	} {
+		stuck.points = append(stuck.points, scalePoint{l.label, m, func(c cell, row string) []string { return stuckCells(l.of(c.stuck(row))) }})
+	}
+	stuck.points = append(stuck.points, scalePoint{"they are sent more until they are cut off", m, func(c cell, row string) []string {
+		s := c.stuck(row)
+		cells := stuckCells([]result.Delivery{*s.Cutting})
+		cells[1] = fmt.Sprintf("%d of %d were cut off", s.CutOff, s.Connections)
+		return cells
+	}})
+	return []scale{connections, channels, size, memory, rate, latency, stuck}
+}
+
+// stuck is the result of the last run of a row.
+func (c cell) stuck(row string) (s *result.Stuck) {
+	for _, r := range c.f.Runs {
+		if r.System == c.system && r.Row == row && r.Load != nil && r.Stuck != nil {
+			s = r.Stuck
+		}
+	}
+	return s
+}
+
+func stuckCells(rounds []result.Delivery) []string {
+	var p50, p99 []float64
+	var each []string
+	lost := uint64(0)
+	for _, d := range rounds {
+		p50, p99 = append(p50, d.Latency.P50), append(p99, d.Latency.P99)
+		each = append(each, about(d.Latency.P99))
+		lost += d.Lost
+	}
+	return []string{pair(median(p50), median(p99)), strings.Join(each, ", ") + " ms", fmt.Sprint(lost)}
 }
 
 func scaleMeasurements() []measurement {
 	var all []measurement
 	for _, s := range scales() {
 		for _, p := range s.points {
-			all = append(all, p.m)
+			// Lines next to each other may share a measurement.
+			if n := len(all); n == 0 || all[n-1].name != p.m.name {
+				all = append(all, p.m)
+			}
 		}
 	}
 	return all

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"os"
@@ -31,6 +32,7 @@ type instance struct {
 	publish     netip.AddrPort
 	publishPath string
 	zmq         netip.AddrPort // invalid: it has none
+	receive     netip.AddrPort // where webhooks are sent, if any are
 	// raw says that a publish is the message alone; otherwise it is a GRIP item.
 	raw bool
 	// What subscribers send, and by what they know that they are held.
@@ -82,16 +84,20 @@ func writeFiles(dir string, files map[string]string) error {
 }
 
 func startHoldfast(ctx context.Context, g *group, o *options, m measurement, origin netip.AddrPort) (*instance, error) {
-	ports, err := freePorts(5)
+	ports, err := freePorts(6)
 	if err != nil {
 		return nil, err
 	}
-	pprof := ""
+	more := ""
 	if o.pprof {
-		pprof = "[admin]\npprof=true\n"
+		more = "[admin]\npprof=true\n"
+	}
+	if m.webhooks > 0 {
+		more += "[zurl]\nallow=127.0.0.1\n"
 	}
 	err = writeFiles(g.dir, map[string]string{
-		"routes": routes(origin),
+		"routes":   routes(origin),
+		"webhooks": webhooks(m.webhooks, local(ports[5])),
 		"holdfast.conf": fmt.Sprintf(`[global]
 rundir=%[1]s/run
 [runner]
@@ -107,7 +113,7 @@ push_in_http_addr=127.0.0.1
 push_in_http_port=%[4]d
 push_in_sub_specs=tcp://127.0.0.1:%[5]d
 command_spec=tcp://127.0.0.1:%[6]d
-%[7]s`, g.dir, ports[0], ports[1], ports[2], ports[3], ports[4], pprof),
+%[7]s`, g.dir, ports[0], ports[1], ports[2], ports[3], ports[4], more),
 	})
 	if err != nil {
 		return nil, err
@@ -123,7 +129,29 @@ command_spec=tcp://127.0.0.1:%[6]d
 		return nil, err
 	}
 	in := &instance{target: local(ports[0]), publish: local(ports[2]), publishPath: "/publish/", zmq: local(ports[1])}
+	if m.webhooks > 0 {
+		in.receive = local(ports[5])
+	}
 	return in, g.waitGrip(ctx, in, "holdfast")
+}
+
+// webhooks is a file of endpoints, one for each of n channels, as the load client
+// expects them.
+func webhooks(n int, to netip.AddrPort) string {
+	type endpoint struct {
+		ID       string   `json:"id"`
+		URL      string   `json:"url"`
+		Channels []string `json:"channels"`
+	}
+	all := make([]endpoint, n)
+	for i := range all {
+		all[i] = endpoint{fmt.Sprint("e", i), fmt.Sprintf("http://%s/hook/%d", to, i), []string{fmt.Sprint("c", i)}}
+	}
+	b, err := json.Marshal(map[string]any{"endpoints": all})
+	if err != nil {
+		panic(err) // strings can be marshalled
+	}
+	return string(b)
 }
 
 // waitGrip waits until a GRIP proxy passes requests on and takes publishes.

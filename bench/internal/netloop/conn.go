@@ -26,12 +26,23 @@ type Conn struct {
 	out    []byte // what the socket has not taken yet
 	armed  bool   // Out is being waited for
 	ending bool   // close when out is empty
+	paused bool   // not registered with the loop
 	closed bool
 }
 
 // Open begins a connection. What is written before it stands is sent then.
 func Open(l *Loop, from, to netip.AddrPort, user User) (*Conn, error) {
-	fd, err := Dial(from, to)
+	return open(l, from, to, user, false)
+}
+
+// OpenNarrow is Open for a connection that takes little when it is not read:
+// some 100 KB, the buffers of both ends together.
+func OpenNarrow(l *Loop, from, to netip.AddrPort, user User) (*Conn, error) {
+	return open(l, from, to, user, true)
+}
+
+func open(l *Loop, from, to netip.AddrPort, user User, narrow bool) (*Conn, error) {
+	fd, err := dialWith(from, to, narrow)
 	if err != nil {
 		return nil, err
 	}
@@ -55,7 +66,7 @@ func Attach(l *Loop, fd int, user User) (*Conn, error) {
 
 // Ready implements Handler.
 func (c *Conn) Ready(events uint32) {
-	if c.closed {
+	if c.closed || c.paused { // it was among the events of this turn already
 		return
 	}
 	if events&(In|Hangup) != 0 {
@@ -80,8 +91,8 @@ func (c *Conn) Write(p []byte) {
 	if c.closed {
 		return
 	}
-	if c.armed {
-		c.out = append(c.out, p...)
+	if c.armed || c.paused {
+		c.out, c.armed = append(c.out, p...), true
 		return
 	}
 	n, err := unix.Write(c.fd, p)
@@ -95,6 +106,33 @@ func (c *Conn) Write(p []byte) {
 	c.out = append(c.out, p[n:]...)
 	c.armed = true
 	if err := c.loop.Modify(c.fd, In|Out); err != nil {
+		c.fail(err)
+	}
+}
+
+// Pause leaves the connection alone until Resume: nothing is read, nothing more
+// is sent, and its end is not noticed.
+func (c *Conn) Pause() {
+	if c.closed || c.paused {
+		return
+	}
+	c.paused = true
+	if err := c.loop.Remove(c.fd); err != nil {
+		c.fail(err)
+	}
+}
+
+// Resume ends a pause.
+func (c *Conn) Resume() {
+	if c.closed || !c.paused {
+		return
+	}
+	c.paused = false
+	events := uint32(In)
+	if c.armed {
+		events |= Out
+	}
+	if err := c.loop.Add(c.fd, events, c); err != nil {
 		c.fail(err)
 	}
 }

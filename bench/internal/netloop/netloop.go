@@ -72,6 +72,12 @@ func (l *Loop) Modify(fd int, events uint32) error {
 	return l.ctl(unix.EPOLL_CTL_MOD, fd, events)
 }
 
+// Remove takes a socket off the loop, without closing it.
+func (l *Loop) Remove(fd int) error {
+	l.handlers[fd] = nil
+	return l.ctl(unix.EPOLL_CTL_DEL, fd, 0)
+}
+
 func (l *Loop) ctl(op, fd int, events uint32) error {
 	ev := unix.EpollEvent{Events: events, Fd: int32(fd)}
 	if err := unix.EpollCtl(l.epfd, op, fd, &ev); err != nil {
@@ -173,12 +179,26 @@ func (l *Loop) fire() {
 
 // Dial begins a TCP connection from the given source address (port 0: any).
 // It is established, or has failed, once the socket is writable.
-func Dial(from, to netip.AddrPort) (int, error) {
+func Dial(from, to netip.AddrPort) (int, error) { return dialWith(from, to, false) }
+
+// dialWith is Dial. A narrow connection has a small receive buffer, and segments of
+// the size that they have outside of a machine, so that the far end's send
+// buffer stays below 100 KB as well; on the loopback interface it would be 2.6 MB.
+func dialWith(from, to netip.AddrPort, narrow bool) (int, error) {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return -1, fmt.Errorf("socket: %w", err)
 	}
-	if err := dial(fd, from, to); err != nil {
+	if narrow {
+		err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 4096)
+		if err == nil {
+			err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_MAXSEG, 1400)
+		}
+	}
+	if err == nil {
+		err = dial(fd, from, to)
+	}
+	if err != nil {
 		_ = unix.Close(fd)
 		return -1, fmt.Errorf("dial %s: %w", to, err)
 	}

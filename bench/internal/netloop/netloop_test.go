@@ -102,3 +102,59 @@ func TestTimers(t *testing.T) {
 		t.Errorf("got %v", order)
 	}
 }
+
+// flood sends as soon as it has a connection.
+type flood struct{ bytes int }
+
+func (f *flood) Start(c *Conn) { c.Write(make([]byte, f.bytes)) }
+func (f *flood) Data([]byte)   {}
+func (f *flood) Closed(error)  {}
+
+func TestPause(t *testing.T) {
+	l := newLoop(t)
+	fd, addr, err := Listen(loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 1 << 20
+	var far *Conn
+	if err := Serve(l, fd, func(*Loop) Server { return &keep{flood{size}, &far} }); err != nil {
+		t.Fatal(err)
+	}
+	var got collect
+	c, err := OpenNarrow(l, netip.AddrPort{}, addr, &got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Pause()
+	c.Write([]byte("x")) // it is not sent
+	ok, err := l.Wait(20*time.Second, func() bool { return far != nil })
+	if err != nil || !ok {
+		t.Fatal("no connection", err)
+	}
+	// Several turns of the loop, in which the far end sends what it can.
+	turns := 0
+	if _, err := l.Wait(20*time.Second, func() bool { turns++; l.Soon(func() {}); return turns > 100 }); err != nil {
+		t.Fatal(err)
+	}
+	if left := len(far.out); got.got.Len() > 0 || left < size/2 {
+		t.Errorf("%d bytes came, and %d of %d wait at the far end", got.got.Len(), left, size)
+	}
+	c.Resume()
+	ok, err = l.Wait(20*time.Second, func() bool { return got.got.Len() == size })
+	if err != nil || !ok {
+		t.Errorf("%d of %d bytes came, %v", got.got.Len(), size, err)
+	}
+	c.Close(true)
+}
+
+// keep is a flood that tells its connection.
+type keep struct {
+	flood
+	conn **Conn
+}
+
+func (k *keep) Start(c *Conn) {
+	*k.conn = c
+	k.flood.Start(c)
+}

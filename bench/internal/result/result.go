@@ -14,6 +14,7 @@ type Load struct {
 	Burst    *Delivery `json:"burst,omitempty"` // as fast as publishes are taken
 	Requests *Requests `json:"requests,omitempty"`
 	Ramp     []Step    `json:"ramp,omitempty"`
+	Stuck    *Stuck    `json:"stuck,omitempty"`
 	// ClientCPU is the processor time of the load client itself, for judging
 	// how much of the machine was left to the server.
 	ClientCPU float64 `json:"client_cpu_s"`
@@ -73,4 +74,17 @@ type Step struct {
 	Rate     float64 `json:"rate"`          // publishes a second
 	End      string  `json:"end,omitempty"` // why no higher one was tried: refused, behind (with publishing), lost or late
 	Delivery `json:"delivery"`
+}
+
+// Stuck tells what clients that do not read cost the others. It holds
+// deliveries to the others only.
+type Stuck struct {
+	Connections int        `json:"connections"` // that do not read
+	Others      int        `json:"others"`
+	Without     []Delivery `json:"without"` // round by round, everybody reads
+	With        []Delivery `json:"with"`    // in turn with that
+	Cutting     *Delivery  `json:"cutting"` // while the server cuts them off
+	CaughtUp    uint64     `json:"caught_up"`
+	Missed      uint64     `json:"missed"`  // of what they should have read, once they read again
+	CutOff      int        `json:"cut_off"` // in the end
 }
