@@ -52,6 +52,10 @@ type connLimits struct {
 	maxMessage int           // bytes in one message, with partOverhead for each part
 	handshake  time.Duration // from connected to ready
 	stall      time.Duration // longest pause within a message, either way
+	// reserve, if set, waits for room for n more bytes of the message that is being
+	// received, and release gives back the room of a message.
+	reserve func(n int) error
+	release func(n int)
 }
 
 // openConn does the handshake and returns the connection, or closes nc.
@@ -85,6 +89,7 @@ func openConn(nc net.Conn, typ zmq4.SocketType, identity string, server bool, li
 	}
 	c = &conn{z: z, s: s, remote: nc.RemoteAddr()}
 	s.in.limit, s.in.handshake, s.in.ping, s.ready = lim.maxMessage, false, c.pong, true
+	s.in.reserve, s.in.release = lim.reserve, lim.release
 	return c, nil
 }
 
@@ -102,6 +107,10 @@ func (c *conn) recv() ([][]byte, error) {
 	}
 	return m.Frames, nil
 }
+
+// received gives back the room of what recv returned last, or of what it could not
+// receive. It belongs to the receiver.
+func (c *conn) received() { c.s.in.received() }
 
 // send writes a message into the buffer, from which flush sends it.
 func (c *conn) send(parts ...[]byte) error {
@@ -231,6 +240,35 @@ type guard struct {
 	total uint64 // bytes of the message so far
 	more  bool   // the message has further parts
 	fault error  // why the stream is refused
+
+	reserve func(n int) error // nil if nothing has to be reserved
+	release func(n int)
+	held    uint64 // bytes reserved
+}
+
+// unreserved is how many bytes of a message a connection may receive without
+// having reserved room for them. Nearly all messages are smaller.
+const unreserved = 64 << 10
+
+// room reserves what the message has beyond unreserved, before zmq4 allocates it.
+func (g *guard) room() error {
+	if g.reserve == nil || g.total <= g.held+unreserved {
+		return nil
+	}
+	n := g.total - unreserved - g.held
+	if err := g.reserve(int(n)); err != nil { //nolint:gosec // at most limit
+		g.fault = err
+		return err
+	}
+	g.held += n
+	return nil
+}
+
+func (g *guard) received() {
+	if g.held > 0 {
+		g.release(int(g.held)) //nolint:gosec // at most limit
+		g.held = 0
+	}
 }
 
 // waiting reports whether the next read has to wait for the network.
@@ -300,6 +338,9 @@ func (g *guard) header() error {
 	}
 	if g.total += size + partOverhead; g.total > uint64(g.limit)+partOverhead {
 		return g.refuse("sent a message of more than %d bytes", g.limit)
+	}
+	if err := g.room(); err != nil {
+		return err
 	}
 	if g.more = flags&flagMore != 0; !g.more {
 		g.total = 0

@@ -115,6 +115,7 @@ const (
 	refuseTooMany   = "too-many"  // MaxConns
 	refuseHandshake = "handshake" // silent, or does not speak ZeroMQ
 	refuseProtocol  = "protocol"  // later broke the protocol or a limit
+	refuseHog       = "hog"       // does not take its answers, and others need the room
 )
 
 func newSocketMetrics(r prometheus.Registerer, name string) (*socketMetrics, error) {

@@ -181,9 +181,6 @@ func subscription(op byte, topic string) [][]byte {
 	return [][]byte{append([]byte{op}, topic...)}
 }
 
-// maxSubscriptionBytes bounds what one subscriber may make a publisher remember.
-const maxSubscriptionBytes = 16 << 20
-
 // Pub publishes to SUB and XSUB peers.
 type Pub struct{ *socket }
 
@@ -202,7 +199,7 @@ func NewPub(o SocketOptions) (*Pub, error) {
 			case 0:
 				c.subs.remove(topic)
 			case 1:
-				if c.subs.add(topic); c.subs.bytes > maxSubscriptionBytes {
+				if c.subs.add(topic); c.subs.bytes > s.opt.Limits.Subscribed {
 					s.warn("connection closed", "remote", c.remote.String(), "reason", "too many subscriptions")
 					c.close()
 				}
@@ -319,7 +316,27 @@ func (r *Router) send(id string, parts [][]byte) error {
 		r.m.dropped.WithLabelValues(dropQueueFull).Inc()
 		return err
 	}
+	if r.waiting.Load() > 4*int64(r.opt.Limits.SendBytes) {
+		r.endHog()
+	}
 	return nil
+}
+
+// endHog closes the connection whose peer has the most waiting for it: one that
+// asks and does not read the answers. mu is held.
+func (r *Router) endHog() {
+	var hog *peerConn
+	most := 0
+	for c := range r.conns {
+		if n := c.queue.waits(); n > most {
+			hog, most = c, n
+		}
+	}
+	if hog != nil {
+		r.m.refused.WithLabelValues(refuseHog).Inc()
+		r.warn("connection closed", "remote", hog.remote.String(), "reason", "it does not take its answers", "bytes", most)
+		hog.close()
+	}
 }
 
 // Rep receives requests of REQ and DEALER peers and answers them. Unlike a REP

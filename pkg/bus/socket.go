@@ -24,8 +24,9 @@ type Limits struct {
 	MaxMessage   int           // bytes of one message, all parts together; 1 MiB
 	MaxConns     int           // connections at a time; 1024
 	RecvMessages int           // messages received and not yet taken by Recv; 1024
-	RecvBytes    int           // their bytes; 32 MiB
-	SendBytes    int           // bytes waiting to be sent to one peer; 8 MiB
+	RecvBytes    int           // their bytes, and again those of large messages being received; 32 MiB
+	SendBytes    int           // bytes waiting to be sent to one peer; 8 MiB. A ROUTER keeps four times that for all
+	Subscribed   int           // bytes of the topics that a PUB remembers for one peer; 64 KiB
 	Handshake    time.Duration // from connected to ready; 5 s
 	Stall        time.Duration // longest pause within a message, either way; 30 s
 }
@@ -41,6 +42,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.RecvMessages, 1024)
 	def(&l.RecvBytes, 32<<20)
 	def(&l.SendBytes, 8<<20)
+	def(&l.Subscribed, 64<<10)
 	if l.Handshake <= 0 {
 		l.Handshake = 5 * time.Second
 	}
@@ -48,10 +50,6 @@ func (l Limits) withDefaults() Limits {
 		l.Stall = 30 * time.Second
 	}
 	return l
-}
-
-func (l Limits) conn() connLimits {
-	return connLimits{maxMessage: l.MaxMessage, handshake: l.Handshake, stall: l.Stall}
 }
 
 // SocketOptions says what a socket binds and connects to. Specs are those of
@@ -83,10 +81,13 @@ type socket struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	in     chan message        // sent to by readers, never closed; its size is Limits.RecvMessages
-	room   *semaphore.Weighted // Limits.RecvBytes
+	room   *semaphore.Weighted // Limits.RecvBytes, of messages that were received
+	large  *semaphore.Weighted // the same, of those that are being received
 	out    chan [][]byte       // PUSH, DEALER: taken by whichever writer is free; sent to by Send, never closed
 	unsent atomic.Int64        // messages that went into out and are not yet written
-	sends  bool
+	// waiting is the bytes in the queues of all connections, and being written.
+	waiting atomic.Int64
+	sends   bool
 	// opened, if set, is called with mu held when a connection is added.
 	opened func(*peerConn)
 	// closed, if set, is called with mu held when a connection is removed.
@@ -133,6 +134,7 @@ func newSocket(typ zmq4.SocketType, o SocketOptions, sends bool) (*socket, error
 		log:     log.With("socket", o.Name),
 		in:      make(chan message, o.Limits.RecvMessages),
 		room:    semaphore.NewWeighted(int64(o.Limits.RecvBytes)),
+		large:   semaphore.NewWeighted(int64(max(o.Limits.RecvBytes, o.Limits.MaxMessage))),
 		opening: make(map[net.Conn]bool),
 		conns:   make(map[*peerConn]bool),
 	}
@@ -260,10 +262,32 @@ func (s *socket) admit(nc net.Conn, bound bool) bool {
 	return true
 }
 
+// limits are those of a connection.
+func (s *socket) limits() connLimits {
+	l := s.opt.Limits
+	return connLimits{maxMessage: l.MaxMessage, handshake: l.Handshake, stall: l.Stall, reserve: s.reserve, release: s.release}
+}
+
+var errNoRoom = fmt.Errorf("%w: no room for its message beside those that others are sending", errPeerFault)
+
+// reserve waits until n bytes may be received. Whoever has announced a large
+// message and does not send it keeps other large ones waiting, but not for longer
+// than a peer may pause.
+func (s *socket) reserve(n int) error {
+	ctx, cancel := context.WithTimeout(s.ctx, s.opt.Limits.Stall)
+	defer cancel()
+	if s.large.Acquire(ctx, int64(n)) != nil {
+		return errNoRoom
+	}
+	return nil
+}
+
+func (s *socket) release(n int) { s.large.Release(int64(n)) }
+
 // handshake makes nc a connection of the socket and serves it to its end. It
 // reports whether it ever was one.
 func (s *socket) handshake(nc net.Conn, server bool) bool {
-	zc, err := openConn(nc, s.typ, s.opt.Identity, server, s.opt.Limits.conn())
+	zc, err := openConn(nc, s.typ, s.opt.Identity, server, s.limits())
 	s.mu.Lock()
 	delete(s.opening, nc)
 	if err != nil || s.shut {
@@ -278,7 +302,7 @@ func (s *socket) handshake(nc net.Conn, server bool) bool {
 		return false
 	}
 	c := &peerConn{conn: zc, done: make(chan struct{})}
-	c.queue.init(s.opt.Limits.SendBytes)
+	c.queue.init(s.opt.Limits.SendBytes, &s.waiting)
 	s.conns[c] = true
 	s.m.conns.Inc()
 	if s.opened != nil {
@@ -349,7 +373,9 @@ func (l *warnLimit) allow(now time.Time) (skipped int, ok bool) {
 
 func (s *socket) read(c *peerConn) error {
 	messages, bytes := s.m.messages.WithLabelValues("in"), s.m.bytes.WithLabelValues("in")
+	defer c.received()
 	for {
+		c.received()
 		parts, err := c.recv()
 		if err != nil {
 			return err
@@ -403,6 +429,7 @@ func (s *socket) write(c *peerConn) {
 	defer c.close() // so that the reader ends too
 	messages, bytes := s.m.messages.WithLabelValues("out"), s.m.bytes.WithLabelValues("out")
 	for {
+		c.queue.wrote()
 		batch := c.queue.take()
 		if len(batch) == 0 {
 			select {
@@ -453,16 +480,18 @@ func (s *socket) more(batch [][][]byte) [][][]byte {
 // sendQueue holds what waits for one peer, bounded in bytes.
 type sendQueue struct {
 	wake chan struct{} // sent to by push, never closed; one pending signal is enough
+	all  *atomic.Int64 // bytes of all queues of the socket
 
-	mu    sync.Mutex
-	msgs  [][][]byte
-	bytes int
-	limit int
-	over  bool // the connection has ended
+	mu      sync.Mutex
+	msgs    [][][]byte
+	bytes   int
+	writing int // bytes that were taken and are not yet written
+	limit   int
+	over    bool // the connection has ended
 }
 
-func (q *sendQueue) init(limit int) {
-	q.wake, q.limit = make(chan struct{}, 1), limit
+func (q *sendQueue) init(limit int, all *atomic.Int64) {
+	q.wake, q.limit, q.all = make(chan struct{}, 1), limit, all
 }
 
 // push queues a message, or returns ErrQueueFull. A message for a connection
@@ -491,6 +520,7 @@ func (q *sendQueue) add(parts [][]byte, size int) {
 	}
 	q.msgs = append(q.msgs, parts)
 	q.bytes += size
+	q.all.Add(int64(size))
 	select {
 	case q.wake <- struct{}{}:
 	default:
@@ -502,8 +532,23 @@ func (q *sendQueue) take() [][][]byte {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	m := q.msgs
-	q.msgs, q.bytes = nil, 0
+	q.msgs, q.bytes, q.writing = nil, 0, q.writing+q.bytes
 	return m
+}
+
+// wrote notes that what was taken is written.
+func (q *sendQueue) wrote() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.all.Add(-int64(q.writing))
+	q.writing = 0
+}
+
+// waits returns how many bytes are not yet written.
+func (q *sendQueue) waits() int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.bytes + q.writing
 }
 
 // shut ends the queue and returns how many messages were in it.
@@ -511,7 +556,8 @@ func (q *sendQueue) shut() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := len(q.msgs)
-	q.msgs, q.bytes, q.over = nil, 0, true
+	q.all.Add(-int64(q.bytes + q.writing))
+	q.msgs, q.bytes, q.writing, q.over = nil, 0, 0, true
 	return n
 }
 
