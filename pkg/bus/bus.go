@@ -6,7 +6,8 @@
 // its own, and one PUB, to which every peer subscribes. Directed frames go
 // through the inbox and are never lost between two living boots: each link
 // numbers its frames, keeps them until the peer has acknowledged them, sends
-// them again after a reconnect, and drops repeats. What goes over PUB may be
+// them again after a reconnect or a silence, and drops repeats. Who misses frames
+// makes the sender reconnect. What goes over PUB may be
 // missed and is repeated by its sender: heartbeats above all.
 //
 // The goroutines of a node:

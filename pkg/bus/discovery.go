@@ -212,6 +212,7 @@ func (n *Node) check(p *peer, now time.Time) {
 	if p.out.kept() == 0 {
 		p.progress = now
 	}
+	p.sendAgain(now, 3*n.opt.Heartbeat)
 	up := p.up
 	p.mu.Unlock()
 	switch {

@@ -30,6 +30,7 @@ func register[C prometheus.Collector](r prometheus.Registerer, c C, errs *error)
 type nodeMetrics struct {
 	frames, bytes            *prometheus.CounterVec // kind, direction
 	resent, repeats, refused *prometheus.CounterVec // kind
+	missing                  *prometheus.CounterVec // kind
 	heartbeatGaps            *prometheus.CounterVec // kind
 	broadcastLost            *prometheus.CounterVec // kind
 	downs                    *prometheus.CounterVec // kind, reason
@@ -53,8 +54,9 @@ func newNodeMetrics(r prometheus.Registerer) (*nodeMetrics, error) {
 	m := &nodeMetrics{
 		frames:        counter("frames_total", "Directed frames, by kind of peer.", "direction"),
 		bytes:         counter("bytes_total", "Bytes of directed frames, by kind of peer.", "direction"),
-		resent:        counter("frames_resent_total", "Frames sent again after a reconnect."),
+		resent:        counter("frames_resent_total", "Frames sent again, after a reconnect or because nothing of them was acknowledged."),
 		repeats:       counter("frames_repeated_total", "Frames received again and dropped."),
+		missing:       counter("gaps_total", "Messages of a peer that came without the frames before them; the connection is closed, and all is sent again."),
 		refused:       counter("frames_refused_total", "Frames refused because the queue to the peer was full."),
 		heartbeatGaps: counter("heartbeat_gaps_total", "Times that a living peer was silent for three heartbeats."),
 		broadcastLost: counter("broadcasts_lost_total", "Broadcasts of peers that did not arrive."),
@@ -74,6 +76,7 @@ func newNodeMetrics(r prometheus.Registerer) (*nodeMetrics, error) {
 type linkMetrics struct {
 	framesIn, framesOut, bytesIn, bytesOut prometheus.Counter
 	resent, repeats, refused, gaps, lost   prometheus.Counter
+	missing                                prometheus.Counter
 	downs                                  *prometheus.CounterVec
 	queueFrames, queueBytes, up            prometheus.Gauge
 }
@@ -86,6 +89,7 @@ func (m *nodeMetrics) of(kind string) *linkMetrics {
 		bytesOut:    m.bytes.WithLabelValues(kind, "out"),
 		resent:      m.resent.WithLabelValues(kind),
 		repeats:     m.repeats.WithLabelValues(kind),
+		missing:     m.missing.WithLabelValues(kind),
 		refused:     m.refused.WithLabelValues(kind),
 		gaps:        m.heartbeatGaps.WithLabelValues(kind),
 		lost:        m.broadcastLost.WithLabelValues(kind),

@@ -433,6 +433,11 @@ func (n *Node) receive(m message) {
 		n.learn(p, &e, m.from.remote)
 	}
 	c := p.handle(&e, n.boot, now)
+	if c.gap {
+		// On its next connection it will begin with what we have not acknowledged.
+		p.m.missing.Inc()
+		m.from.close()
+	}
 	if c.dial {
 		p.dialNow()
 	}

@@ -51,6 +51,7 @@ type peer struct {
 	expect       uint64    // number of the frame that comes next
 	unacked      int       // bytes received that were not acknowledged
 	progress     time.Time // when it last acknowledged something or had nothing to; as exact as tick
+	remind       time.Time // when everything was sent again, if that is later
 	helloDue     bool
 	ackDue       bool
 	byeDue       bool
@@ -199,6 +200,24 @@ func (p *peer) refused() {
 	}
 }
 
+// sendAgain sends everything anew that the peer has not acknowledged although it
+// was written long ago: the last frames before a silence may have been lost with
+// nothing behind them by which the peer could tell, or only their acknowledgement
+// was. It waits for twice as long each time, as it may also be that the peer is
+// slow. Called with mu held.
+func (p *peer) sendAgain(now time.Time, after time.Duration) {
+	if p.progress.After(p.remind) {
+		p.remind = p.progress
+	}
+	after = max(after, p.remind.Sub(p.progress))
+	if !p.connected || p.out.kept() == 0 || p.out.pending() || now.Sub(p.remind) < after {
+		return
+	}
+	p.remind = now
+	p.out.rewind()
+	p.signal()
+}
+
 // change is what a message did to a session: what the receiver has to be told,
 // in this order.
 type change struct {
@@ -207,6 +226,7 @@ type change struct {
 	up     Peer     // if Boot is not 0
 	from   Peer     // of frames
 	frames [][]byte // new ones
+	gap    bool     // frames before those of the message are missing: the connection has lost them
 	dial   bool     // the peer said hello: it can be dialled now
 	ackNow bool     // an acknowledgement is wanted within ackDelay
 }
@@ -272,12 +292,11 @@ func (p *peer) handle(e *envelope, self uint64, now time.Time) (c change) {
 	} else if moved {
 		p.progress = now
 	}
-	c.frames = p.accept(e)
-	if c.frames == nil && len(e.Frames) > 0 && e.Seq > p.expect {
-		c.why = "protocol" // frames are missing, which no honest peer brings about
-		c.down = p.goDown()
+	if len(e.Frames) > 0 && e.Seq > p.expect {
+		c.gap = true
 		return c
 	}
+	c.frames = p.accept(e)
 	if len(e.Frames) > 0 {
 		for _, f := range e.Frames {
 			p.unacked += len(f) + queueOverhead
@@ -292,11 +311,9 @@ func (p *peer) handle(e *envelope, self uint64, now time.Time) (c change) {
 	return c
 }
 
-// accept returns those frames of a message that are new.
+// accept returns those frames of a message that are new. None before it are
+// missing.
 func (p *peer) accept(e *envelope) [][]byte {
-	if e.Seq > p.expect {
-		return nil
-	}
 	end := e.Seq + uint64(len(e.Frames))
 	if end <= p.expect {
 		p.m.repeats.Add(float64(len(e.Frames)))

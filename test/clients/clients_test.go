@@ -42,17 +42,7 @@ func proxy(t *testing.T, routes ...string) *stack.Stack {
 // proxyWith starts a proxy with settings of its own.
 func proxyWith(t *testing.T, set []string, routes ...string) *stack.Stack {
 	t.Helper()
-	s, err := stack.Start(t.Context(), stack.Options{Kind: stack.Kind(*target), Routes: routes, Set: set})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the proxy printed:\n%s", s.Log())
-		}
-		s.Stop()
-	})
-	return s
+	return stack.For(t, stack.Options{Kind: stack.Kind(*target), Routes: routes, Set: set})
 }
 
 // command runs a program in a process group of its own until the test ends.

@@ -50,13 +50,9 @@ func TestDoctor(t *testing.T) {
 	if *target != "holdfast" {
 		t.Skip("it knows only Holdfast")
 	}
-	s, err := stack.Start(t.Context(), stack.Options{
+	s := stack.For(t, stack.Options{
 		Kind: stack.Holdfast, Routes: []string{testRoute}, Set: []string{"proxy/sig_key=secret"},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop()
 	out, err := exec.Command(ours(t), "doctor", "--config", s.Config).CombinedOutput()
 	if err != nil || !strings.Contains(string(out), "is served by connmgr\n") || !strings.Contains(string(out), "control API: answers 200 OK\n") {
 		t.Errorf("%v\n%s", err, out)
@@ -68,14 +64,10 @@ func TestControlToken(t *testing.T) {
 	if *target != "holdfast" {
 		t.Skip("Pushpin's takes everybody")
 	}
-	s, err := stack.Start(t.Context(), stack.Options{
+	s := stack.For(t, stack.Options{
 		Kind: stack.Holdfast, Routes: []string{testRoute},
 		Set: []string{"handler/push_in_http_auth_iss=realm", "handler/push_in_http_auth_key=secret"},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Stop()
 	r := curlStream(t, s, "a")
 	good := "http://" + s.Control + "?iss=realm&key=secret"
 	eventually(t, func() { run(t, ours(t), "publish", "--spec", good, "a", "hello") }, r, "hello")

@@ -34,17 +34,7 @@ import (
 // start starts Holdfast with these routes for one test.
 func start(t *testing.T, set []string, routes ...string) *stack.Stack {
 	t.Helper()
-	s, err := stack.Start(t.Context(), stack.Options{Kind: stack.Holdfast, Routes: routes, Set: set})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the programs printed:\n%s", s.Log())
-		}
-		s.Stop()
-	})
-	return s
+	return stack.For(t, stack.Options{Kind: stack.Holdfast, Routes: routes, Set: set})
 }
 
 // origin is a backend for the route "* {address}".
@@ -465,6 +455,10 @@ func TestStopEndsEverythingInOrder(t *testing.T) {
 	slow := dial(t, s)
 	slow.send("GET /slow HTTP/1.1\nHost: x\n\n")
 	<-began
+	if err := s.Settled(t.Context()); err != nil {
+		t.Error(err)
+	}
+	s.Unaccounted("there is nobody to ask once everything has stopped; it was done before")
 	if err := syscall.Kill(s.PID(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

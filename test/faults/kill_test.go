@@ -32,17 +32,7 @@ var (
 
 func start(t *testing.T, set []string, routes ...string) *stack.Stack {
 	t.Helper()
-	s, err := stack.Start(t.Context(), stack.Options{Kind: stack.Holdfast, Routes: routes, Set: set})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the programs printed:\n%s", s.Log())
-		}
-		s.Stop()
-	})
-	return s
+	return stack.For(t, stack.Options{Kind: stack.Holdfast, Routes: routes, Set: set})
 }
 
 // intake is a way to publish. send returns when the publisher may forget the

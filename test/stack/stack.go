@@ -50,6 +50,9 @@ type Options struct {
 	Set []string
 	// Wait is how long to wait until the stack answers; 30 s if zero.
 	Wait time.Duration
+	// Prepare, if not nil, is called with the run directory before anything is
+	// started.
+	Prepare func(runDir string) error
 }
 
 // Stack is a running proxy. The addresses are host:port.
@@ -66,7 +69,9 @@ type Stack struct {
 	Config  string // path of the configuration file
 	Began   time.Time
 
-	procs []*process
+	procs       []*process
+	first       map[string][]int // see bookkeepers; when the stack was ready
+	unaccounted string           // why the books are not looked at
 }
 
 type process struct {
@@ -166,6 +171,11 @@ func (s *Stack) start(ctx context.Context, o Options) error {
 	if err := s.WriteRoutes(o.Routes); err != nil {
 		return err
 	}
+	if o.Prepare != nil {
+		if err := o.Prepare(filepath.Join(s.Dir, "run")); err != nil {
+			return err
+		}
+	}
 	var err error
 	switch o.Kind {
 	case Pushpin:
@@ -182,7 +192,11 @@ func (s *Stack) start(ctx context.Context, o Options) error {
 	if wait == 0 {
 		wait = 30 * time.Second
 	}
-	return s.Ready(ctx, wait)
+	if err := s.Ready(ctx, wait); err != nil {
+		return err
+	}
+	s.first = s.bookkeepers()
+	return nil
 }
 
 // WriteRoutes replaces the routes file in one step.

@@ -1,0 +1,287 @@
+//go:build faults
+
+package faults
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/stack"
+)
+
+// traffic is a mixed load: streams, WebSockets over HTTP, streams and long polls
+// with positions, requests that are only proxied; published to over all intakes.
+type traffic struct {
+	t       *testing.T
+	s       *stack.Stack
+	origin  *backend
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	all     []*reader
+	intakes []*intake
+	twice   atomic.Int64 // echoes that came again
+	visits  atomic.Int64
+}
+
+// newTraffic returns when all clients are there.
+func newTraffic(t *testing.T, s *stack.Stack, origin *backend) *traffic {
+	t.Helper()
+	l := &traffic{t: t, s: s, origin: origin}
+	l.ctx, l.cancel = context.WithCancel(t.Context())
+	t.Cleanup(func() {
+		l.cancel()
+		l.wg.Wait()
+	})
+	push, err := bus.NewPush(bus.SocketOptions{Name: "push", Connect: []string{"tcp://" + s.Push}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = push.Close() })
+	pub, err := bus.NewPub(bus.SocketOptions{Name: "pub", Connect: []string{"tcp://" + s.Sub}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pub.Close() })
+	l.intakes = []*intake{
+		{channel: "http", send: func(ctx context.Context, n int, text string) error {
+			return poster(ctx, s, "http", n, text)
+		}},
+		{channel: "push", send: func(ctx context.Context, n int, text string) error {
+			return push.Send(ctx, []byte("J"+item("push", n, text)))
+		}},
+		{channel: "pub", send: func(_ context.Context, n int, text string) error {
+			return pub.Send([]byte("pub"), []byte("J"+item("pub", n, text)))
+		}},
+	}
+	took := new(delays)
+	var ready sync.WaitGroup
+	add := func(name, channel string, run func(*reader, func())) {
+		r := &reader{name: name + " " + channel, channel: channel, strict: true, delays: took}
+		l.all = append(l.all, r)
+		ready.Add(1)
+		once := sync.OnceFunc(ready.Done)
+		l.wg.Go(func() {
+			defer once() // it has failed, and says so in the end
+			run(r, once)
+		})
+	}
+	for _, in := range l.intakes {
+		for range 3 {
+			add("stream", in.channel, func(r *reader, ready func()) {
+				r.stream(l.ctx, s, "/stream?channel="+r.channel, ready)
+			})
+			add("socket", in.channel, func(r *reader, ready func()) {
+				l.twice.Add(int64(r.socket(l.ctx, s, ready)))
+			})
+		}
+		add("follower", in.channel, func(r *reader, ready func()) {
+			ready() // there is nothing to be seen yet, and it misses nothing
+			r.stream(l.ctx, s, "/follow?after=0&channel="+r.channel, nil)
+		})
+		add("poller", in.channel, func(r *reader, ready func()) {
+			ready()
+			r.poll(l.ctx, s)
+		})
+	}
+	ready.Wait()
+	for _, in := range l.intakes { // what the origin has tells followers and pollers where to begin
+		l.introduce(in)
+	}
+	r := &reader{name: "requests", delays: took, strict: true}
+	l.all = append(l.all, r)
+	l.wg.Go(func() {
+		for l.ctx.Err() == nil {
+			visit(l.ctx, s, r)
+			post(l.ctx, s, r)
+			l.visits.Add(1)
+		}
+	})
+	return l
+}
+
+// introduce publishes to a channel until all of its clients have something: a
+// subscription over WebSocket takes effect after the handshake, and a PUB socket
+// drops what nobody has asked for yet.
+func (l *traffic) introduce(in *intake) {
+	l.t.Helper()
+	for end := time.Now().Add(time.Minute); ; {
+		missing := ""
+		for _, r := range l.of(in.channel) {
+			if r.position() == 0 {
+				missing = r.name
+			}
+		}
+		if missing == "" {
+			return
+		}
+		if time.Now().After(end) {
+			l.t.Fatalf("%s gets nothing: %v", missing, l.complaints())
+		}
+		l.publish(in)
+		time.Sleep(20 * time.Millisecond) // poll
+	}
+}
+
+func (l *traffic) of(channel string) (out []*reader) {
+	for _, r := range l.all {
+		if r.channel == channel {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (l *traffic) publish(in *intake) {
+	n, text := l.origin.add(in.channel)
+	if err := in.send(l.ctx, n, text); err != nil && l.ctx.Err() == nil {
+		l.t.Errorf("%s: %v", in.channel, err)
+	}
+}
+
+// run publishes n messages to each channel.
+func (l *traffic) run(n int) {
+	var publishers sync.WaitGroup
+	for _, in := range l.intakes {
+		publishers.Go(func() {
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for range n {
+				l.publish(in)
+				<-tick.C
+			}
+		})
+	}
+	publishers.Wait()
+}
+
+func (l *traffic) complaints() (out []string) {
+	for _, r := range l.all {
+		r.mu.Lock()
+		for _, text := range r.wrong {
+			out = append(out, r.name+": "+text)
+		}
+		r.mu.Unlock()
+	}
+	return out
+}
+
+// finish waits until every client has everything, in order and once, and nobody
+// has a complaint; then the clients leave.
+func (l *traffic) finish() {
+	l.t.Helper()
+	end := time.Now().Add(time.Minute)
+	for _, r := range l.all {
+		_, want := l.origin.after(r.channel, 0)
+		for r.position() < want && len(l.complaints()) == 0 {
+			if time.Now().After(end) {
+				l.t.Errorf("%s has %d of %d", r.name, r.position(), want)
+				break
+			}
+			time.Sleep(10 * time.Millisecond) // poll
+		}
+	}
+	l.cancel()
+	l.wg.Wait()
+	for _, text := range l.complaints() {
+		l.t.Error(text)
+	}
+	if l.visits.Load() == 0 {
+		l.t.Error("no request was answered")
+	}
+}
+
+// sum adds up a metric over all programs.
+func sum(t *testing.T, s *stack.Stack, name string) float64 {
+	t.Helper()
+	var all float64
+	for _, p := range []string{"connmgr.0", "proxy.0", "handler.0", "zurl.0"} {
+		m, err := s.Metrics(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all += stack.Total(m, name)
+	}
+	return all
+}
+
+// TestTransport lets the messages between the programs arrive late or more than
+// once, loses some, and breaks connections in the middle of others, under a mixed
+// load. Every client gets every message once and in order, every request is
+// answered once, no program gives up another, and the books of handler and
+// connmgr agree.
+func TestTransport(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		// fate is what happens to the message that is the n-th of all. It is the
+		// first that has a frame of some type, if first.
+		fate   func(n int, first bool, p *passing) fate
+		atWork string // metric that shows that the programs noticed
+	}{
+		{name: "delayed", fate: func(n int, _ bool, p *passing) fate {
+			f := fate{delay: time.Duration(n%4) * 2 * time.Millisecond}
+			if p.n == 100 {
+				f.delay = time.Second
+			}
+			return f
+		}},
+		{name: "repeated", atWork: "holdfast_bus_frames_repeated_total", fate: func(n int, first bool, _ *passing) fate {
+			return fate{again: n%2 == 0 || first, late: n%3 == 0}
+		}},
+		{name: "cut", atWork: "holdfast_bus_frames_resent_total", fate: func(n int, first bool, _ *passing) fate {
+			return fate{cut: n%40 == 0 || first}
+		}},
+		{name: "dropped", atWork: "holdfast_bus_frames_resent_total", fate: func(n int, first bool, _ *passing) fate {
+			return fate{drop: n%40 == 0 || first}
+		}},
+		{name: "everything", atWork: "holdfast_bus_frames_repeated_total", fate: func(n int, _ bool, _ *passing) fate {
+			return fate{
+				delay: time.Duration(n%3) * 3 * time.Millisecond, again: n%5 == 0, late: n%7 == 0,
+				drop: n%61 == 0, cut: n%67 == 0,
+			}
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			origin := newBackend(t)
+			s, r := relayed(t, []string{"bus/heartbeat=0.3", "bus/give_up=30"}, "* "+origin.addr+",over_http")
+			l := newTraffic(t, s, origin)
+			n, touched := 0, 0 // guarded by the relay
+			seen := map[frame.Type]bool{}
+			r.set(func(p *passing) fate {
+				n++
+				first := false
+				for _, typ := range p.frames {
+					first = first || !seen[typ]
+					seen[typ] = true
+				}
+				f := c.fate(n, first, p)
+				if f != (fate{}) {
+					touched++
+				}
+				return f
+			})
+			l.run(300)
+			l.finish()
+			r.set(nil)
+			if touched < 20 || len(seen) < 10 {
+				t.Errorf("of %d messages only %d were touched, types %v", n, touched, seen)
+			}
+			if n := l.twice.Load(); n > 0 {
+				t.Errorf("%d echoes came twice", n)
+			}
+			if c.atWork != "" && sum(t, s, c.atWork) == 0 {
+				t.Errorf("%s is 0", c.atWork)
+			}
+			if n := sum(t, s, "holdfast_bus_peer_down_total"); n > 0 {
+				t.Errorf("programs gave up each other %v times", n)
+			}
+			t.Logf("%d of %d messages touched; %v frames repeated, %v sent again; %d requests", touched, n,
+				sum(t, s, "holdfast_bus_frames_repeated_total"), sum(t, s, "holdfast_bus_frames_resent_total"), 2*l.visits.Load())
+		})
+	}
+}
