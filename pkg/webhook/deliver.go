@@ -74,7 +74,7 @@ func (s *Service) next(ep *endpoint, now time.Time) (entry, bool) {
 		if !ok {
 			return entry{}, false
 		}
-		at := time.UnixMilli(due)
+		at := s.clock.at(due)
 		if at.Before(ep.notBefore) {
 			at = ep.notBefore
 		}
@@ -94,7 +94,7 @@ func (s *Service) next(ep *endpoint, now time.Time) (entry, bool) {
 			return entry{}, false
 		}
 		e := ep.take()
-		if now.Sub(time.UnixMilli(e.at)) > time.Duration(ep.MaxAge) {
+		if s.clock.age(e.at, now) > time.Duration(ep.MaxAge) {
 			s.giveUp(ep, e, reasonAge, 0)
 			continue
 		}
@@ -179,7 +179,7 @@ func (s *Service) keepHouse() {
 	s.mu.Lock()
 	s.houses++
 	for _, ep := range s.endpoints {
-		for _, e := range ep.takeOlder(now.Add(-time.Duration(ep.MaxAge)).UnixMilli()) {
+		for _, e := range ep.takeOlder(s.clock.millis(now.Add(-time.Duration(ep.MaxAge)))) {
 			s.giveUp(ep, e, reasonAge, 0)
 		}
 		if ep.dead > 0 && s.houses%60 == 0 {
@@ -190,7 +190,9 @@ func (s *Service) keepHouse() {
 		if len(ep.Secrets) != n {
 			s.save(ep)
 		}
-		expired = expired || ep.ExpiresAt != nil && now.Sub(*ep.ExpiresAt) >= 0 && now.Sub(*ep.ExpiresAt) < 2*houseEvery
+		if over := ep.status(now) == StatusExpired; over != ep.lapsed {
+			ep.lapsed, expired = over, true // or back, if the system's clock was put back
+		}
 	}
 	s.mu.Unlock()
 	if expired {
@@ -224,7 +226,7 @@ func (s *Service) giveUp(ep *endpoint, e entry, reason string, status int) {
 	var dropped []uint64
 	s.submit(op{keep: true, apply: func(tx *bolt.Tx) error {
 		dropped = nil
-		d := DeadLetter{At: time.UnixMilli(e.at), Died: died, Reason: reason, Attempts: e.attempts, Status: status, Size: e.size}
+		d := DeadLetter{At: s.clock.wall(e.at, died), Died: died, Reason: reason, Attempts: e.attempts, Status: status, Size: e.size}
 		if m, err := parseMessage(tx.Bucket(bucketMessages).Get(seqKey(e.seq))); err == nil {
 			d.Message, d.Kind, d.Channel = m.ID, m.Kind, m.Channel
 		}
@@ -405,7 +407,7 @@ func (s *Service) judge(ep *endpoint, e entry, a *Attempt, res Response, now tim
 		ep.failures, ep.lastError = 0, ""
 		a.Outcome = outcomeDelivered
 		s.metrics.deliveries[outcomeDelivered].Inc()
-		s.metrics.waited.Observe(now.Sub(time.UnixMilli(e.at)).Seconds())
+		s.metrics.waited.Observe(s.clock.age(e.at, now).Seconds())
 		s.settled(ep, e, a, save)
 		return
 	}
@@ -487,10 +489,10 @@ func retryAfter(v string, now time.Time) time.Duration {
 
 // later puts an entry back that is to be tried again. Caller holds mu.
 func (s *Service) later(ep *endpoint, e entry, a *Attempt, at time.Time) {
-	e.next = at.UnixMilli()
+	e.next = s.clock.millis(at)
 	a.Next = &at
 	ep.push(e)
-	k, v := key(ep.Num, e.seq), appendEntry(nil, e)
+	k, v := key(ep.Num, e.seq), appendEntry(nil, s.clock.save(e, time.Now()))
 	record := s.attemptRecord(ep, a)
 	s.submit(op{keep: true, apply: func(tx *bolt.Tx) error {
 		if err := record(tx); err != nil {

@@ -45,7 +45,7 @@ func (s *Service) List(after string, limit int) []View {
 	now := time.Now()
 	views := make([]View, 0, min(len(ids), limit))
 	for _, id := range ids[:min(len(ids), limit)] {
-		views = append(views, s.endpoints[id].view(now))
+		views = append(views, s.endpoints[id].view(s.clock, now))
 	}
 	return views
 }
@@ -58,7 +58,7 @@ func (s *Service) Get(id string) (View, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ep.view(time.Now()), nil
+	return ep.view(s.clock, time.Now()), nil
 }
 
 // Create adds an endpoint. The view has its secret.
@@ -105,7 +105,7 @@ func (s *Service) create(e Endpoint, declared bool) (View, error) {
 	s.mu.Lock()
 	s.endpoints[e.ID] = ep
 	s.kick(ep)
-	v := ep.view(now)
+	v := ep.view(s.clock, now)
 	s.mu.Unlock()
 	v.Secret = key
 	s.log.Info("webhook endpoint is created", "endpoint", e.ID, "channels", len(e.Channels))
@@ -220,7 +220,7 @@ func (s *Service) change(ep *endpoint, f func()) (View, error) {
 	}
 	s.mu.Lock()
 	s.kick(ep)
-	v := ep.view(time.Now())
+	v := ep.view(s.clock, time.Now())
 	s.mu.Unlock()
 	s.changed()
 	return v, nil
@@ -442,14 +442,14 @@ func (s *Service) moveDead(id string, c Choice, replay bool) (int, error) {
 	s.mu.Lock()
 	room := max(0, min(ep.MaxQueue-ep.depth, s.o.MaxPending-s.pending))
 	s.mu.Unlock()
-	now := time.Now().UnixMilli()
+	now := time.Now()
 	var moved []entry
 	err = s.do(func(tx *bolt.Tx) error {
 		moved = nil
 		eachOf(tx, bucketDead, ep.Num, 0, func(seq uint64, v []byte) bool {
 			var d DeadLetter
 			if json.Unmarshal(v, &d) == nil && c.has(&d) {
-				moved = append(moved, entry{seq: seq, at: now, size: d.Size})
+				moved = append(moved, entry{seq: seq, at: s.clock.millis(now), size: d.Size})
 			}
 			return !replay || len(moved) < room
 		})
@@ -459,7 +459,7 @@ func (s *Service) moveDead(id string, c Choice, replay bool) (int, error) {
 				return err
 			}
 			if replay {
-				if err := put(tx, bucketQueue, k, appendEntry(nil, e)); err != nil {
+				if err := put(tx, bucketQueue, k, appendEntry(nil, s.clock.save(e, now))); err != nil {
 					return err
 				}
 			}

@@ -119,7 +119,7 @@ func (m *Metrics) Collect(c chan<- prometheus.Metric) {
 	for id, ep := range s.endpoints {
 		r := row{id: id, values: [5]float64{float64(ep.depth), float64(ep.bytes), 0, float64(ep.dead), 0}}
 		if at, ok := ep.oldest(); ok {
-			r.values[2] = max(0, now.Sub(time.UnixMilli(at)).Seconds())
+			r.values[2] = s.clock.age(at, now).Seconds()
 		}
 		if ep.status(now) == StatusActive && ep.failures == 0 {
 			r.values[4] = 1

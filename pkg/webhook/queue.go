@@ -31,6 +31,7 @@ type endpoint struct {
 	refilled  time.Time
 	wakeAt    time.Time // when the scheduler looks at it; zero: it does not
 	starved   bool      // waits for one of the extra attempts
+	lapsed    bool      // the lease was over when the house was kept last
 
 	verifying   bool
 	verifyTries int
@@ -232,7 +233,7 @@ func (ep *endpoint) header() []frame.Field {
 	return h
 }
 
-func (ep *endpoint) view(now time.Time) View {
+func (ep *endpoint) view(c clock, now time.Time) View {
 	v := View{
 		Endpoint: ep.Endpoint, Status: ep.status(now), Reason: ep.Reason, Declared: ep.Declared,
 		Created: ep.Created, Updated: ep.Updated, Failing: ep.Failing, LastError: ep.lastError, DeadLetters: ep.dead,
@@ -240,7 +241,7 @@ func (ep *endpoint) view(now time.Time) View {
 	}
 	v.Secret, v.Lease = "", 0
 	if at, ok := ep.oldest(); ok {
-		v.Queue.OldestAge = max(0, now.Sub(time.UnixMilli(at)).Seconds())
+		v.Queue.OldestAge = c.age(at, now).Seconds()
 	}
 	return v
 }

@@ -48,7 +48,8 @@ type Service struct {
 	log     *slog.Logger
 	metrics *Metrics
 	db      *bolt.DB
-	name    string        // of the file
+	name    string // of the file
+	clock   clock
 	work    chan struct{} // of the committer; one pending signal is enough
 	wake    chan struct{} // of the scheduler; likewise
 
@@ -98,7 +99,7 @@ func Open(o Options) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		o: o, log: o.Logger, metrics: o.Metrics,
+		o: o, log: o.Logger, metrics: o.Metrics, clock: clock{time.Now()},
 		work: make(chan struct{}, 1), wake: make(chan struct{}, 1),
 		endpoints: make(map[string]*endpoint), refs: make(map[uint64]ref), recent: make(map[recentKey]bool), wakes: make(map[*endpoint]bool),
 		attemptCtx: context.Background(),
@@ -414,7 +415,7 @@ func (s *Service) enqueue(messages []Message, done func(error)) error {
 		}
 		size := m.size()
 		s.seq++
-		e := entry{seq: s.seq, at: now.UnixMilli(), size: uint32(size)}
+		e := entry{seq: s.seq, at: s.clock.millis(now), size: uint32(size)}
 		for _, ep := range targets {
 			full := ep.depth+added[ep] >= ep.MaxQueue || ep.bytes+int64(size) > ep.MaxBytes
 			if full && ep.OnFull == FullRefuse {
@@ -452,7 +453,7 @@ func (s *Service) enqueue(messages []Message, done func(error)) error {
 		}
 		for _, d := range all {
 			if !d.dead {
-				if err := put(tx, bucketQueue, key(d.ep.Num, d.e.seq), appendEntry(nil, d.e)); err != nil {
+				if err := put(tx, bucketQueue, key(d.ep.Num, d.e.seq), appendEntry(nil, s.clock.save(d.e, now))); err != nil {
 					return err
 				}
 			}

@@ -167,6 +167,7 @@ func (s *Service) load() error {
 				orphan(bucketQueue, k)
 				return nil
 			}
+			e = s.clock.restore(e, ep)
 			s.retain(seq)
 			s.count(ep, e, 1)
 			ep.push(e)
