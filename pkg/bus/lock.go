@@ -1,11 +1,13 @@
 package bus
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 )
 
 // lockInstance takes the name of an instance in a run directory until the file
@@ -24,4 +26,19 @@ func lockInstance(dir, file, name string) (*os.File, error) {
 		return nil, fmt.Errorf("bus: lock %s: %w", f.Name(), err)
 	}
 	return f, nil
+}
+
+// startTime returns the time at which a boot begins, in nanoseconds. It is by the
+// wall clock, but later than those of all boots before that had the lock: peers
+// would take a boot for one that is over if the clock had been put back between
+// the two.
+func startTime(lock *os.File, now time.Time) uint64 {
+	since := uint64(now.UnixNano())
+	var b [8]byte
+	if n, _ := lock.ReadAt(b[:], 0); n == len(b) {
+		since = max(since, binary.LittleEndian.Uint64(b[:])+1)
+	}
+	binary.LittleEndian.PutUint64(b[:], since)
+	_, _ = lock.WriteAt(b[:], 0) // with a full disk the wall clock has to do
+	return since
 }

@@ -179,6 +179,7 @@ func (n *Node) bind() (err error) {
 		if n.lock, err = lockInstance(n.opt.Dir, n.opt.Prefix+n.opt.Name+".lock", n.opt.Name); err != nil {
 			return err
 		}
+		n.since = startTime(n.lock, time.Now())
 		if inbox == "" {
 			inbox = n.socketIn(n.opt.Name)
 		}
