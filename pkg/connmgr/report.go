@@ -168,14 +168,14 @@ func (t *tally) flush() {
 
 // logLimit lets one event a second through and counts the others.
 type logLimit struct {
-	next    atomic.Int64 // unix nanoseconds
+	next    atomic.Pointer[time.Time] // a Time has the monotonic clock, too; nil: now
 	skipped atomic.Int64
 }
 
 // allow reports whether to log now, and how many were not logged before.
 func (l *logLimit) allow(now time.Time) (skipped int64, ok bool) {
-	at := l.next.Load()
-	if now.UnixNano() < at || !l.next.CompareAndSwap(at, now.Add(time.Second).UnixNano()) {
+	at, next := l.next.Load(), now.Add(time.Second)
+	if at != nil && now.Before(*at) || !l.next.CompareAndSwap(at, &next) {
 		l.skipped.Add(1)
 		return 0, false
 	}

@@ -31,18 +31,24 @@ type conn struct {
 
 	// Both sides of an exchange push the deadline on.
 	limit   atomic.Int64 // time.Duration without progress that is too long
-	touched atomic.Int64 // when the deadline was set last, in Unix nanoseconds
+	touched atomic.Int64 // when the deadline was set last, as monotonic says
 }
 
 // touchEvery is how exact the deadline is kept: setting it for each read of a
 // stream would cost more than reading.
 const touchEvery = int64(time.Second)
 
+// began is when this process did, more or less.
+var began = time.Now()
+
+// monotonic returns nanoseconds that go on evenly when the system's clock is set.
+func monotonic(now time.Time) int64 { return int64(now.Sub(began)) }
+
 // touch says that the exchange goes on.
 func (c *conn) touch() {
 	now := time.Now()
 	limit := c.limit.Load()
-	if now.UnixNano()-c.touched.Load() > min(touchEvery, limit/4) {
+	if monotonic(now)-c.touched.Load() > min(touchEvery, limit/4) {
 		c.push(now, time.Duration(limit))
 	}
 }
@@ -54,7 +60,7 @@ func (c *conn) setLimit(limit time.Duration) {
 }
 
 func (c *conn) push(now time.Time, limit time.Duration) {
-	c.touched.Store(now.UnixNano())
+	c.touched.Store(monotonic(now))
 	_ = c.nc.SetDeadline(now.Add(limit)) // fails on a closed connection only, and so will what follows
 }
 
@@ -85,7 +91,7 @@ func (c *conn) usable() bool {
 	if c.expired(now) {
 		return false
 	}
-	if now.UnixNano()-c.touched.Load() > c.limit.Load() { // the deadline of its last exchange is over
+	if monotonic(now)-c.touched.Load() > c.limit.Load() { // the deadline of its last exchange is over
 		_ = c.nc.SetReadDeadline(time.Time{})
 	}
 	return c.alive() && (c.b.tls == nil || c.silentTLS())
