@@ -31,7 +31,14 @@ type hookReceiver struct {
 func newHooks(t *testing.T, s *stack.Stack, channels ...string) *hookReceiver {
 	t.Helper()
 	h := &hookReceiver{ids: map[string]map[string]string{}}
-	srv := httptest.NewServer(h)
+	h.declare(t, s, h, channels...)
+	return h
+}
+
+// declare serves a handler that passes requests on to h.
+func (h *hookReceiver) declare(t *testing.T, s *stack.Stack, handler http.Handler, channels ...string) {
+	t.Helper()
+	srv := httptest.NewServer(handler)
 	t.Cleanup(func() {
 		srv.CloseClientConnections()
 		srv.Close()
@@ -58,7 +65,6 @@ func newHooks(t *testing.T, s *stack.Stack, channels ...string) *hookReceiver {
 		}
 		time.Sleep(100 * time.Millisecond) // poll
 	}
-	return h
 }
 
 // ServeHTTP implements http.Handler.
