@@ -77,7 +77,7 @@ var packages = []struct {
 var programs = map[string][]string{
 	"cmd/internal/cli": {"pkg/bus", "pkg/config", "pkg/daemon", "pkg/metrics"},
 	"cmd/connmgr":      {"cmd/internal/cli", "pkg/config", "pkg/connmgr", "pkg/frame"},
-	"cmd/proxy":        {"cmd/internal/cli", "pkg/config", "pkg/proxy", "pkg/route"},
+	"cmd/proxy":        {"cmd/internal/cli", "pkg/config", "pkg/grip", "pkg/proxy", "pkg/route"},
 	"cmd/handler":      {"cmd/internal/cli", "pkg/bus", "pkg/config", "pkg/grip", "pkg/handler", "pkg/publish", "pkg/route", "pkg/unixsock"},
 	"cmd/zurl":         {"cmd/internal/cli", "pkg/config", "pkg/netpolicy", "pkg/webhook", "pkg/zurl"},
 }

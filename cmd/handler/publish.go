@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/holdfast/holdfast/cmd/internal/cli"
 	"github.com/holdfast/holdfast/pkg/bus"
@@ -84,13 +85,18 @@ func publishCommand() *cobra.Command {
 	p.BoolVar(&f.report, "report", false, "ask how many subscribers the message is for; only Holdfast tells that, over HTTP")
 	p.StringVar(&f.spec, "spec", "", "control `URL` (http or https, with iss and key if wanted) or ZeroMQ PUSH spec (tcp or ipc); "+
 		"without it the environment variable GRIP_URL, else http://localhost:5561")
+	f.transportFlags(p)
+	return cmd
+}
+
+// transportFlags are about who asks, and over what.
+func (f *publishFlags) transportFlags(p *pflag.FlagSet) {
 	p.StringVarP(&f.user, "user", "u", "", "`NAME:PASSWORD` for HTTP Basic")
 	p.StringVarP(&f.bearer, "bearer", "B", "", "bearer `TOKEN`")
 	p.StringVar(&f.cacert, "cacert", "", "`FILE` with the certificates (PEM) that the server's is checked with, instead of the system's")
 	p.StringVar(&f.cert, "cert", "", "`FILE` with the client's certificate (PEM)")
 	p.StringVar(&f.key, "key", "", "`FILE` with the key (PEM) of the client's certificate, if that file does not have it")
 	p.StringVar(&f.socket, "unix-socket", "", "unix socket of the control API, a `PATH`, instead of the host in the URL")
-	return cmd
 }
 
 // publish returns what to tell the user.

@@ -82,6 +82,33 @@ func TestPublishUnixSocket(t *testing.T) {
 	}
 }
 
+// The tool for webhooks reaches the control API in the same ways.
+func TestWebhooksTLSAndUnixSocket(t *testing.T) {
+	url, file := tlsControl(t)
+	if code, out, errs := runHandler("webhooks", "pause", "ep", "--spec", url, "--cacert", file, "--cert", file); code != 0 || out != "Published\n" {
+		t.Errorf("TLS: got %d, %q, %q", code, out, errs)
+	}
+	if code, _, errs := runHandler("webhooks", "pause", "ep", "--spec", url, "--cacert", file); code != 1 || !strings.Contains(errs, "certificate required") {
+		t.Errorf("without a certificate: got %d, %q", code, errs)
+	}
+	path := filepath.Join(t.TempDir(), "control")
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.URL.Path) }))
+	_ = srv.Listener.Close()
+	srv.Listener = ln
+	srv.Start()
+	defer srv.Close()
+	if code, out, errs := runHandler("webhooks", "pause", "ep", "--unix-socket", path); code != 0 || out != "/webhooks/ep/pause" {
+		t.Errorf("unix socket: got %d, %q, %q", code, out, errs)
+	}
+	if code, _, errs := runHandler("webhooks", "list", "--spec", "http://127.0.0.1:1"); code != 1 || !strings.HasSuffix(errs, "; is Holdfast running, and is --spec (or GRIP_URL) where its control API listens?\n") {
+		t.Errorf("nobody there: got %d, %q", code, errs)
+	}
+}
+
 // What is usually wrong is said.
 func TestPublishHints(t *testing.T) {
 	addr, _ := fakeControl(t, 200, "Published\n")

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -39,8 +40,7 @@ func webhooksCommand() *cobra.Command {
 	}
 	p := root.PersistentFlags()
 	p.StringVar(&f.spec, "spec", "", "control `URL`, with iss and key if wanted; without it the environment variable GRIP_URL, else http://localhost:5561")
-	p.StringVarP(&f.user, "user", "u", "", "`NAME:PASSWORD` for HTTP Basic")
-	p.StringVarP(&f.bearer, "bearer", "B", "", "bearer `TOKEN`")
+	f.transportFlags(p)
 	p.BoolVar(&f.asJSON, "json", false, "show what the API answers")
 	add := func(use, short, example string, args cobra.PositionalArgs, run func(ctx context.Context, args []string) error) *cobra.Command {
 		cmd := &cobra.Command{Use: use, Short: short, Example: "  handler webhooks " + example, Args: args}
@@ -158,9 +158,12 @@ func (f *webhooksFlags) call(ctx context.Context, method, path string, q url.Val
 	if c.authorization != "" {
 		req.Header.Set("Authorization", c.authorization)
 	}
-	res, err := http.DefaultClient.Do(req)
+	// The URL's scheme says whether dial speaks TLS.
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) { return f.dial(ctx, c) }
+	tr := &http.Transport{DialContext: dial, DialTLSContext: dial, DisableKeepAlives: true}
+	res, err := tr.RoundTrip(req)
 	if err != nil {
-		return nil, err
+		return nil, explainDial(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	b, err := io.ReadAll(io.LimitReader(res.Body, 64<<20))

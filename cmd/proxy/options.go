@@ -8,6 +8,7 @@ import (
 
 	"github.com/holdfast/holdfast/cmd/internal/cli"
 	"github.com/holdfast/holdfast/pkg/config"
+	"github.com/holdfast/holdfast/pkg/grip"
 	"github.com/holdfast/holdfast/pkg/proxy"
 )
 
@@ -58,6 +59,12 @@ func options(c *config.Config, routes []string) (proxy.Options, error) {
 		if *x.to, err = proxy.ParseForwardedFor(x.words); err != nil {
 			return o, cli.UsageError{Err: fmt.Errorf("proxy.%s: %w", x.key, err)}
 		}
+	}
+	if _, err := grip.ParseSigningKey(p.SigKey, c.Dir); err != nil {
+		return o, cli.UsageError{Err: fmt.Errorf("proxy.sig_key: %w", err)}
+	}
+	if _, err := grip.ParseVerifyingKey(p.UpstreamKey, c.Dir); err != nil {
+		return o, cli.UsageError{Err: fmt.Errorf("proxy.upstream_key: %w", err)}
 	}
 	o.MetricsPrefix = p.PrometheusPrefix
 	o.RoutesFile, o.Routes, o.KeyDir = c.Path(p.RoutesFile), routes, c.Dir

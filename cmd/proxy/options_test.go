@@ -78,8 +78,13 @@ func TestCheck(t *testing.T) {
 	if code != 0 || !strings.Contains(out, "routes:2: must specify condition and at least one target") {
 		t.Errorf("got %d %s", code, out)
 	}
-	code, _, errs := run(t, "checkconfig", "--set", "proxy.x_forwarded_for=truncate:x")
-	if code != 2 || !strings.Contains(errs, "proxy.x_forwarded_for") {
-		t.Errorf("got %d %s", code, errs)
+	for setting, key := range map[string]string{
+		"proxy.x_forwarded_for=truncate:x": "proxy.x_forwarded_for",
+		"proxy.sig_key=base64:%%":          "proxy.sig_key: ",
+		"proxy.upstream_key=file:/none":    "proxy.upstream_key: ",
+	} {
+		if code, _, errs := run(t, "checkconfig", "--set", setting); code != 2 || !strings.Contains(errs, key) {
+			t.Errorf("%s: got %d %s", setting, code, errs)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -23,7 +24,7 @@ func readRoutes(c *config.Config, lines []string) (*route.Table, []string, error
 	f, err := os.Open(name)
 	if err != nil {
 		// The proxy starts without the file and waits for it to appear.
-		return nil, []string{fmt.Sprintf("unable to open routes file: %v", err)}, nil
+		return nil, []string{fmt.Sprintf("unable to open routes file: %v; --config chooses the configuration, proxy.routesfile there the file", err)}, nil
 	}
 	defer func() { _ = f.Close() }() // only read
 	return route.Parse(name, f, nil)
@@ -72,7 +73,7 @@ func routeCommand(load func() (*config.Config, error), lines *[]string) *cobra.C
 				}
 			}
 			if t == nil {
-				return fmt.Errorf("no routes file")
+				return errors.New("no routes file")
 			}
 			_, err = fmt.Fprint(cmd.OutOrStdout(), t.Explain(q))
 			return err

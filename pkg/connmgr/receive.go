@@ -33,7 +33,6 @@ func (s *Server) PeerUp(p bus.Peer) {
 		}
 	}
 	s.mu.Unlock()
-	s.log.Info("peer up", "peer", p.Name, "boot", p.Boot)
 	if p.Kind() == "handler" {
 		s.sendRecords(up)
 	}
@@ -41,7 +40,6 @@ func (s *Server) PeerUp(p bus.Peer) {
 
 // PeerDown implements bus.Receiver.
 func (s *Server) PeerDown(p bus.Peer) {
-	s.log.Warn("peer down", "peer", p.Name, "boot", p.Boot)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	down := s.peers[p.Name]

@@ -2,6 +2,7 @@ package route
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"strconv"
 	"strings"
@@ -306,10 +307,10 @@ func newTarget(sec section) (t Target, unsupported []string, err error) {
 func splitTarget(s string) (host string, port int, err error) {
 	host, p, err := net.SplitHostPort(s)
 	if err != nil || host == "" || strings.ContainsAny(host, "/?@[]\\\"<>\t\r\x00") {
-		return "", 0, errors.New("target bad format")
+		return "", 0, fmt.Errorf("target bad format: want HOST:PORT or test, not %q", s)
 	}
 	if port, err = strconv.Atoi(p); err != nil || port < 1 || port > 65535 {
-		return "", 0, errors.New("target invalid port")
+		return "", 0, fmt.Errorf("target invalid port: want 1 to 65535, not %q", p)
 	}
 	return host, port, nil
 }

@@ -272,7 +272,11 @@ func (h *hooks) send(ctx context.Context, r *webhook.Request) webhook.Response {
 
 // checkURL says at once what an attempt would find out.
 func (h *hooks) checkURL(uri string) error {
-	return h.client.Check(&outbound.Request{Method: "POST", URI: uri})
+	err := h.client.Check(&outbound.Request{Method: "POST", URI: uri})
+	if e := new(outbound.Error); errors.As(err, &e) && e.Condition == outbound.PolicyViolation {
+		return fmt.Errorf("%w; zurl.allow can name it", err)
+	}
+	return err
 }
 
 // up is called when a handler comes up.
