@@ -233,8 +233,7 @@ func (s *Server) subscribe(h *hold, channels []frame.Channel) (first []string) {
 	h.asks = false
 	for i := range channels {
 		c, sb := &channels[i], &h.subs[i]
-		s.joined++
-		sb.Owner, sb.hold, sb.joined = sb, h, s.joined
+		sb.Owner, sb.hold, sb.joined = sb, h, s.joinedBefore(old, c.Name)
 		sb.implicit, sb.lastID, sb.hasLast = c.Implicit, c.PrevID, c.HasPrevID
 		for _, f := range c.Filters {
 			if filter.Known(f) && len(sb.filters) < filter.MaxPerChannel {
@@ -254,6 +253,18 @@ func (s *Server) subscribe(h *hold, channels []frame.Channel) (first []string) {
 	}
 	s.unsubscribe(old) // afterwards, so that a channel that stays does not end
 	return first
+}
+
+// joinedBefore returns the number of a subscription to the channel name: that of
+// the one among old, which goes on, or else a new one.
+func (s *Server) joinedBefore(old []sub, name string) uint64 {
+	for i := range old {
+		if c := old[i].Channel(); c != nil && c.Name == name {
+			return old[i].joined
+		}
+	}
+	s.joined++
+	return s.joined
 }
 
 // join puts a subscription into the group where it belongs. It reports whether

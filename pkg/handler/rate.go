@@ -73,23 +73,27 @@ func (l *limiter) blocks(it *publish.Item, f *publish.Format) int {
 func (s *Server) enqueue(it *publish.Item, f *publish.Format, g *group) {
 	l := &s.limiter
 	b := l.buckets[g.Key.route]
-	if b == nil {
-		b = &bucket{route: g.Key.route}
-		l.buckets[g.Key.route] = b
-		l.order = append(l.order, b)
+	waiting := 0 // in the bucket
+	if b != nil {
+		waiting = b.weight
 	}
 	j := job{it: it, f: f, key: g.Key, n: len(g.Subs), joined: s.joined}
 	j.weight = j.n * l.blocks(it, f)
 	// One fan-out may be heavier than the whole mark, so what counts is whether
 	// the mark is reached already.
-	if l.hwm > 0 && b.weight >= l.hwm || l.bytes+len(f.Body) > maxRateBytes {
+	if l.hwm > 0 && waiting >= l.hwm || l.bytes+len(f.Body) > maxRateBytes {
 		if isDelivery(f, g.Key.mode) {
 			s.dropped(it, frame.ReasonRate, j.n)
 		}
 		if skipped, ok := s.rateLog.allow(s.now()); ok {
-			s.log.Warn("exceeded publish hwm, dropping message", "hwm", l.hwm, "route", b.route.Value(), "channel", it.Channel, "not_logged", skipped)
+			s.log.Warn("exceeded publish hwm, dropping message", "hwm", l.hwm, "route", g.Key.route.Value(), "channel", it.Channel, "not_logged", skipped)
 		}
 		return
+	}
+	if b == nil {
+		b = &bucket{route: g.Key.route}
+		l.buckets[b.route] = b
+		l.order = append(l.order, b)
 	}
 	b.jobs = append(b.jobs, j)
 	b.weight += j.weight

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/publish"
 )
 
@@ -47,5 +48,41 @@ func TestTurns(t *testing.T) {
 	}
 	if l := newLimiter(0, 0, 0); l.on() {
 		t.Error("no rate is a limit")
+	}
+}
+
+// An item that is dropped because too many bytes wait leaves nothing behind,
+// also if it is the first one of its route.
+func TestRateBytes(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.MessageRate = 40 })
+	h := r.hold(frame.ModeStream, ch("a"))
+	waiting := func(n int) {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		r.s.limiter.bytes = n
+		r.s.runJobs()
+	}
+	waiting(maxRateBytes)
+	r.publish(stream("a", "dropped"))
+	waiting(0)
+	r.publish(stream("a", "sent"))
+	r.expect(h, "sent")
+	if delivered, dropped := r.balanced(); delivered != 1 || dropped != 1 {
+		t.Errorf("delivered %d, dropped %d; want 1 and 1", delivered, dropped)
+	}
+}
+
+// A WebSocket that subscribes to one more channel still gets what waits for it on
+// another.
+func TestRateWhileSubscribing(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.MessageRate = 40 })
+	h := r.hold(frame.ModeWebSocket)
+	r.control(h, &frame.Control{Op: frame.ControlSubscribe, Channel: "a"})
+	r.publish(text("a", "at once"), text("a", "waits"))
+	r.control(h, &frame.Control{Op: frame.ControlSubscribe, Channel: "b"})
+	r.clock.advance(time.Second)
+	r.expect(h, "at once", "waits")
+	if delivered, dropped := r.balanced(); delivered != 2 || dropped != 0 {
+		t.Errorf("delivered %d, dropped %d; want 2 and 0", delivered, dropped)
 	}
 }
