@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
 	"github.com/holdfast/holdfast/pkg/route"
@@ -295,6 +296,29 @@ func TestTooManyExchanges(t *testing.T) {
 	within(t, o.reqs)
 	if got := r.get("/"); got.status() != "503 Service Unavailable" || !strings.Contains(got.head(), "Retry-After: 1\n") {
 		t.Errorf("got %s", got.status())
+	}
+}
+
+// Requests that are refused leave nothing behind, however many there are.
+func TestTooManyExchangesMemory(t *testing.T) {
+	o := hung(t)
+	r := newRig(t, "* "+o.addr, func(o *Options) { o.MaxExchanges = 1 })
+	r.conn.open(frame.Request{URI: "/"})
+	within(t, o.reqs)
+	objects := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapObjects
+	}
+	const n = 20000
+	before := objects()
+	for i := range uint64(n) {
+		r.srv.open(bus.Peer{Name: "connmgr.9", Boot: 1}, &frame.Request{ID: i, Method: "GET", URI: "/"})
+	}
+	if after := objects(); after > before+n/4 {
+		t.Errorf("%d requests left %d objects", n, after-before)
 	}
 }
 

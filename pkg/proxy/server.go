@@ -269,6 +269,7 @@ func (s *Server) open(from bus.Peer, r *frame.Request) {
 		return
 	}
 	s.mu.Unlock()
+	defer e.close() // its context would hang on the Server's to the end
 	if stopping {
 		s.metrics.end(frame.ReasonRefused)
 		_ = e.trySend(&frame.Cancel{ID: r.ID, Reason: frame.ReasonRefused, Text: "proxy is stopping"})
