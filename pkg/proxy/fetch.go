@@ -112,7 +112,7 @@ func (s *Server) finishFetch(f *fetch, result *frame.Fetched) {
 	}
 	s.metrics.fetches.WithLabelValues(label).Inc()
 	s.mu.Lock()
-	delete(s.fetches, f.key) // nobody joins any more
+	s.retire(f)
 	s.mu.Unlock()
 	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
 		if s.answerFetch(f, result) {
@@ -150,7 +150,16 @@ func (s *Server) leaveFetches(p bus.Peer) {
 		f.waiting = slices.DeleteFunc(f.waiting, func(a asker) bool { return a.from == p })
 		if len(f.waiting) == 0 {
 			f.cancel()
+			s.retire(f)
 		}
+	}
+}
+
+// retire sees to it that nobody joins a request any more. It is called with mu
+// held.
+func (s *Server) retire(f *fetch) {
+	if s.fetches[f.key] == f {
+		delete(s.fetches, f.key)
 	}
 }
 

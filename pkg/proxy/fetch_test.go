@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
 )
 
@@ -147,5 +148,23 @@ func TestFetchHandlerLost(t *testing.T) {
 	}
 	if len(next.fetched) > 0 {
 		t.Error("another answer")
+	}
+}
+
+// A request that was given up, because the handler that waited for it is gone, is
+// nothing for its next boot to join.
+func TestFetchAfterHandlerLost(t *testing.T) {
+	o := newOrigin(t, answering(ok("", "x")))
+	r := newRig(t, "*,id=r "+o.addr, nil)
+	ask := &frame.Fetch{Token: 1, Method: "GET", URI: "http://h/", Route: "r", Base: "http://h"}
+	gone := bus.Peer{Name: "handler.0", Boot: 1}
+	canceled := false
+	r.srv.mu.Lock()
+	r.srv.fetches[shareKey(ask)] = &fetch{key: shareKey(ask), ask: ask, waiting: []asker{{gone, 7}}, cancel: func() { canceled = true }}
+	r.srv.leaveFetches(gone)
+	r.srv.mu.Unlock()
+	r.handler.fetch(t, ask)
+	if got := within(t, r.handler.fetched); got.Code != 200 || got.Token != 1 || !canceled {
+		t.Errorf("got %+v, the first one canceled: %v", got, canceled)
 	}
 }
