@@ -239,6 +239,21 @@ func TestWebSocketOriginEnds(t *testing.T) {
 }
 
 // acks makes the handler answer control messages, and returns them.
+// An origin that does not read keeps nothing of a client that has gone.
+func TestWebSocketStuckOrigin(t *testing.T) {
+	o := newWSOrigin(t, nil)
+	r := newRig(t, "* "+o.addr+"\n", nil)
+	x := r.upgrade(frame.Request{})
+	wants[*frame.Response](x)
+	within(t, o.got)
+	part := make([]byte, frame.MaxBodyPart)
+	for range 1500 { // more than sockets take, whatever the credits say
+		x.put(&frame.Message{Kind: frame.MessageBinary, Data: part, More: true})
+	}
+	x.put(&frame.Cancel{Reason: frame.ReasonClientGone})
+	waitIdle(t, r.srv)
+}
+
 func (h *fakeHandler) acks(fault string) <-chan *frame.Control {
 	got := make(chan *frame.Control, 100)
 	h.control = func(from string, c *frame.Control) {

@@ -97,6 +97,9 @@ func (u *upstream) run() error {
 		defer close(u.done)
 		u.err = u.read()
 	}()
+	// A write to an origin that does not read sees nothing of the exchange's end.
+	stop := context.AfterFunc(u.ctx, func() { _ = u.ws.Close() })
+	defer stop()
 	err := u.write()
 	_ = u.ws.Close() // ends the reader
 	u.end(err)       // and so does this, if it waits for credit
