@@ -171,9 +171,7 @@ func (s *Server) gotNext(h *hold, uri string, r *frame.Fetched) {
 	switch {
 	case in.Hold == frame.ModeNone && in.Next.URI == "":
 		s.leave(h)
-		if s.sendTo(h, &frame.Finish{ID: h.id, Seq: h.sendSeq, Body: body}) != nil {
-			s.forget(h)
-		}
+		s.sendTo(h, &frame.Finish{ID: h.id, Seq: h.sendSeq, Body: body})
 		return
 	case in.Hold == frame.ModeStream && in.Next.URI == "":
 		for _, c := range a.Channels {

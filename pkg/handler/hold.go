@@ -306,11 +306,32 @@ func (s *Server) leave(h *hold) {
 	s.stopFollowing(h)
 }
 
-// sendTo sends a frame of a hold to its connmgr.
-func (s *Server) sendTo(h *hold, f frame.Frame) error {
+// sendTo sends a frame of a hold to its connmgr. If it cannot be sent, the hold
+// is over and the result false: connmgr, if it is still there, will find that the
+// frame is missing, end the exchange, and say Closed.
+func (s *Server) sendTo(h *hold, f frame.Frame) bool {
 	err := s.send(h.peer.name, f)
 	h.sendSeq++
-	return err
+	if err == nil {
+		return true
+	}
+	s.leave(h)
+	s.cut = append(s.cut, h)
+	return false
+}
+
+// endCut sends those of which a frame is missing the next one, without which that
+// would not be noticed. What is left of them is for Closed, or PeerDown.
+func (s *Server) endCut() {
+	for len(s.cut) > 0 {
+		h := s.cut[0]
+		if h.peer.holds[h.id] == h && s.peers[h.peer.name] == h.peer && s.send(h.peer.name, &frame.Finish{ID: h.id, Seq: h.sendSeq}) != nil {
+			return // there is still no room
+		}
+		s.cut[0] = nil
+		s.cut = s.cut[1:]
+	}
+	s.cut = nil
 }
 
 // parked is an Accept for a connmgr that has not shown up yet: after a restart
@@ -346,7 +367,10 @@ func (s *Server) accept(proxy string, a *frame.Accept) {
 		return
 	}
 	s.metrics.accepted[a.Mode].Inc()
-	s.hold(proxy, p, a)
+	if !s.hold(proxy, p, a) {
+		s.refuse(proxy, a, "service-unavailable", "connmgr cannot be told")
+		return
+	}
 	s.answer(proxy, &frame.Accepted{X: a.X, OK: true})
 }
 
@@ -379,8 +403,9 @@ func (s *Server) unpark(now time.Time) {
 
 // hold makes a hold, tells connmgr about it and checks its positions. All of it
 // happens under one lock, and Hold goes to connmgr before any publication that
-// counts the new member.
-func (s *Server) hold(proxy string, p *peer, a *frame.Accept) {
+// counts the new member. It returns false if connmgr could not be told: the
+// exchange is the proxy's still.
+func (s *Server) hold(proxy string, p *peer, a *frame.Accept) bool {
 	conflict := s.conflict(a)
 	a.Channels = tidyChannels(a.Channels, s.opt.SubscriptionMax)
 	if a.Mode == frame.ModeNone { // it subscribes when a next link says so
@@ -420,29 +445,27 @@ func (s *Server) hold(proxy string, p *peer, a *frame.Accept) {
 		Policy: a.Policy, JSONP: a.JSONP, JSONPMode: a.JSONPMode, Tell: a.Gone != "",
 	}
 	s.stats.began(h, f)
-	if err := s.sendTo(h, f); err != nil { // connmgr will find the gap and end the exchange
-		s.forget(h)
-		return
+	if !s.sendTo(h, f) {
+		s.closed(h, frame.ReasonOverload, 0)
+		return false
 	}
 	s.logSubscribe(a)
 	switch {
 	case fault != "":
 		s.endStream(h, fault)
-		return
 	case conflict && h.mode == frame.ModeResponse:
 		s.retry(h)
-		return
 	case a.Mode == frame.ModeNone:
 		s.fetchNext(h)
-		return
 	case a.Mode == frame.ModeWebSocket:
-		return
+	default:
+		s.firstSubscriptions(first)
+		s.startNextTimer(h)
+		if conflict {
+			s.requestUpdate(h, false)
+		}
 	}
-	s.firstSubscriptions(first)
-	s.startNextTimer(h)
-	if conflict {
-		s.requestUpdate(h, false)
-	}
+	return true
 }
 
 // conflict reports whether the origin's view of a channel differs from ours: then
@@ -559,27 +582,22 @@ func (s *Server) rebuild(p *peer, held *frame.Held) {
 	s.startNextTimer(h)
 }
 
-// closed is called when connmgr says that a hold is over.
+// closed is called when connmgr says that a hold is over, or has never heard of
+// it. It is called once for each hold.
 func (s *Server) closed(h *hold, reason frame.Reason, sent uint64) {
 	h.replaced = reason == frame.ReasonReplaced
 	s.leave(h)
 	if h.life != nil && !h.replaced {
 		s.tellClosed(h, reason, sent)
 	}
-	s.forget(h)
-	// A retry is not the end for the client; the new hold has the link again.
-	if reason != frame.ReasonReplaced && h.more != nil && h.more.acc.Gone != "" {
-		s.fetchGone(h.more.acc, 0)
-	}
-}
-
-// forget removes a hold from the tables.
-func (s *Server) forget(h *hold) {
-	s.leave(h)
 	if h.peer.holds[h.id] == h {
 		delete(h.peer.holds, h.id)
 		s.metrics.holds[h.mode].Dec()
 		s.stats.closed(h, h.replaced)
+	}
+	// A retry is not the end for the client; the new hold has the link again.
+	if reason != frame.ReasonReplaced && h.more != nil && h.more.acc.Gone != "" {
+		s.fetchGone(h.more.acc, 0)
 	}
 }
 
@@ -592,9 +610,7 @@ func (s *Server) retry(h *hold) {
 	last := h.lastIDs()
 	h.replaced = true // it goes on under another number
 	s.leave(h)
-	if s.sendTo(h, &frame.Retry{ID: h.id, Seq: h.sendSeq, Route: h.route.Value(), Last: last}) != nil {
-		s.forget(h)
-	}
+	s.sendTo(h, &frame.Retry{ID: h.id, Seq: h.sendSeq, Route: h.route.Value(), Last: last})
 }
 
 // endStream ends a stream because of a fault, which only a debug route shows.
@@ -604,9 +620,7 @@ func (s *Server) endStream(h *hold, fault string) {
 	if h.debug {
 		f.Body = []byte("\n\n" + fault + "\n")
 	}
-	if s.sendTo(h, f) != nil {
-		s.forget(h)
-	}
+	s.sendTo(h, f)
 }
 
 // failResponse answers a held response because of a fault.
@@ -616,12 +630,10 @@ func (s *Server) failResponse(h *hold, fault string) {
 	if h.debug {
 		text = fault + "\n"
 	}
-	if s.sendTo(h, &frame.Finish{
+	s.sendTo(h, &frame.Finish{
 		ID: h.id, Seq: h.sendSeq, Code: 502, Reason: "Bad Gateway",
 		Header: []frame.Field{{Name: "Content-Type", Value: "text/plain"}}, Body: []byte(text),
-	}) != nil {
-		s.forget(h)
-	}
+	})
 }
 
 // closeWebSocket ends a WebSocket because of a fault, which only a debug route
@@ -632,9 +644,7 @@ func (s *Server) closeWebSocket(h *hold, fault string) {
 	if h.debug {
 		f.Reason = fault[:min(len(fault), maxCloseReason)]
 	}
-	if s.sendTo(h, f) != nil {
-		s.forget(h)
-	}
+	s.sendTo(h, f)
 }
 
 // maxCloseReason is how long the text of a close frame may be (RFC 6455 section

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast/holdfast/pkg/bus/bustest"
 	"github.com/holdfast/holdfast/pkg/frame"
 )
 
@@ -142,4 +143,36 @@ func TestBadRecord(t *testing.T) {
 	}
 	r.clock.advance(31 * time.Second)
 	r.balanced()
+}
+
+// A frame that does not fit into the queue to connmgr ends its hold, and that
+// only, as soon as there is room again: connmgr has to see that it is missing.
+func TestFrameLost(t *testing.T) {
+	r := newRig(t)
+	r.origin(map[string][]*frame.Fetched{"http://example.com/gone": {answer(200, "")}})
+	r.conn.get(func() { r.conn.gaps = true })
+	lost := r.holdWith(frame.ModeStream, func(a *frame.Accept) { a.Gone = "http://example.com/gone" }, ch("a"))
+	other := r.hold(frame.ModeStream, ch("a"))
+
+	r.net.SetQueueBytes(1)
+	_, a := r.offer(frame.ModeStream, ch("a"))
+	r.s.mu.Lock()
+	p := r.s.peers[r.conn.name]
+	if r.s.hold(r.proxy.name, p, a) {
+		t.Error("a hold that connmgr does not know of stands")
+	}
+	r.s.endStream(p.holds[lost.id], "")
+	r.s.mu.Unlock()
+	r.net.SetQueueBytes(bustest.DefaultQueueBytes)
+
+	r.expectFetches("POST http://example.com/gone")
+	r.publish(stream("a", "x"))
+	r.expect(other, "x")
+	r.expect(lost)
+	if n := r.metric("holdfast_handler_holds", ""); n != 1 {
+		t.Errorf("%v holds, want 1", n)
+	}
+	if delivered, dropped := r.balanced(); delivered != 1 || dropped != 0 {
+		t.Errorf("delivered %d, dropped %d; want 1 and 0", delivered, dropped)
+	}
 }

@@ -52,6 +52,7 @@ type Server struct {
 	firsts    []first
 	timers    *wheel.Wheel[*hold] // next links
 	dirty     []*hold             // whose record is behind
+	cut       []*hold             // of which a frame is missing
 	parked    []parked
 	fetches   map[uint64]*fetch
 	lastFetch uint64
@@ -240,6 +241,7 @@ func (s *Server) tick() {
 	}
 	s.expireFetches(now, "")
 	s.runGones(now)
+	s.endCut()
 	s.stats.tick(now)
 	if s.ticks%int(time.Second/tickEvery) == 0 {
 		s.index.Tick(s.fanOut)

@@ -331,9 +331,5 @@ func (s *Server) sendUpdate(h *hold, body []byte, pub uint64) bool {
 	u := &frame.Update{
 		ID: h.id, Seq: h.sendSeq, Groups: h.groups(), KeepAlive: a.KeepAlive, Record: h.record(a), Body: body, Pub: pub,
 	}
-	if s.sendTo(h, u) != nil {
-		s.forget(h)
-		return false
-	}
-	return true
+	return s.sendTo(h, u)
 }
