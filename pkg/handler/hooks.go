@@ -58,6 +58,7 @@ type hooks struct {
 	// table is what publishes look at; nil while there are no webhooks. Replaced,
 	// never changed.
 	table atomic.Pointer[[]*hookStore]
+	lines lines
 
 	mu      sync.Mutex // guards what follows
 	stores  map[string]*hookStore
@@ -382,6 +383,10 @@ func (h *hooks) stop() {
 		h.remove(b)
 		all = append(all, b)
 	}
+	for token, c := range h.calls {
+		delete(h.calls, token)
+		c <- unavailable(errHooksStop.Error()) // it has room for one
+	}
 	h.room.Broadcast()
 	h.mu.Unlock()
 	for _, b := range all {
@@ -422,33 +427,80 @@ func (h *hooks) count(intake string, err error) {
 func (h *hooks) waitRoom() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for !h.stopped && (h.bytes >= maxHookBytes/2 || len(h.batches) >= maxHookBatches/2) {
+	for !h.stopped && (h.bytes >= maxHookBytes/2 || len(h.batches) >= maxHookBatches/2 || h.lines.n.Load() >= maxHookBatches) {
 		h.room.Wait()
 	}
+}
+
+// lines are the items of intakes that answer nobody, while they wait for their
+// webhooks to be stored, or behind one of their channel that does: clients get the
+// items of a channel in the order in which they came.
+type lines struct {
+	n  atomic.Int64 // of items
+	mu sync.Mutex   // guards what follows; taken before Server.mu
+	by map[string][]*lineItem
+}
+
+type lineItem struct {
+	it     *publish.Item
+	intake string
+	ready  bool // its webhooks are stored, or there are none
 }
 
 // publishLater publishes an item of an intake that answers nobody: when its
 // webhooks are stored, so that they come in the order of the items. If they
 // cannot be stored, clients get it nevertheless; that is counted.
 func (s *Server) publishLater(intake string, it *publish.Item) {
-	if s.hooks.table.Load() != nil {
-		s.hooks.waitRoom()
-		if s.hooks.enqueue([]*publish.Item{it}, func(err error) {
-			s.hooks.count(intake, err)
-			s.publish(intake, it)
-		}) {
-			return
-		}
+	h, l := s.hooks, &s.hooks.lines
+	if h.table.Load() == nil && l.n.Load() == 0 {
+		s.publish(intake, it)
+		return
 	}
-	s.publish(intake, it)
+	h.waitRoom()
+	w := &lineItem{it: it, intake: intake}
+	l.mu.Lock()
+	if l.by == nil {
+		l.by = make(map[string][]*lineItem)
+	}
+	l.by[it.Channel] = append(l.by[it.Channel], w)
+	l.n.Add(1)
+	l.mu.Unlock()
+	if !h.enqueue([]*publish.Item{it}, func(err error) { h.count(intake, err); s.publishLine(w) }) {
+		s.publishLine(w)
+	}
+}
+
+// publishLine publishes an item that is ready, and those that waited behind it,
+// unless it has to wait itself.
+func (s *Server) publishLine(w *lineItem) {
+	h, l := s.hooks, &s.hooks.lines
+	l.mu.Lock()
+	w.ready = true
+	line := l.by[w.it.Channel]
+	for len(line) > 0 && line[0].ready {
+		s.publish(line[0].intake, line[0].it)
+		line[0] = nil
+		line = line[1:]
+		l.n.Add(-1)
+	}
+	if l.by[w.it.Channel] = line; len(line) == 0 {
+		delete(l.by, w.it.Channel)
+	}
+	l.mu.Unlock()
+	h.mu.Lock()
+	h.room.Broadcast()
+	h.mu.Unlock()
+}
+
+// unavailable is the answer to a request to the webhooks part of the control API
+// that nobody deals with.
+func unavailable(text string) *frame.HookAnswer {
+	b, _ := json.Marshal(map[string]string{"error": text}) // text
+	return &frame.HookAnswer{Code: 503, Body: append(b, '\n')}
 }
 
 // call relays a request to the webhooks part of the control API.
 func (h *hooks) call(f *frame.HookCall) *frame.HookAnswer {
-	unavailable := func(text string) *frame.HookAnswer {
-		b, _ := json.Marshal(map[string]string{"error": text}) // text
-		return &frame.HookAnswer{Code: 503, Body: append(b, '\n')}
-	}
 	if h.s.opt.Webhooks == WebhooksOff {
 		return unavailable("webhooks are off")
 	}
@@ -458,6 +510,10 @@ func (h *hooks) call(f *frame.HookCall) *frame.HookAnswer {
 	}
 	c := make(chan *frame.HookAnswer, 1)
 	h.mu.Lock()
+	if h.stopped {
+		h.mu.Unlock()
+		return unavailable(errHooksStop.Error())
+	}
 	h.token++
 	f.Token = h.token
 	h.calls[f.Token] = c

@@ -28,6 +28,7 @@ type fakeZurl struct {
 	mute     bool   // acknowledge nothing
 	refuse   string // condition
 	calls    []*frame.HookCall
+	deaf     bool // to calls
 }
 
 func (r *rig) zurl(hooks *frame.Hooks) *fakeZurl {
@@ -70,7 +71,9 @@ func (z *fakeZurl) Receive(from bus.Peer, b []byte) {
 			z.send(from.Name, &frame.Enqueued{Token: f.Token, Condition: z.refuse, Text: z.refuse})
 		}
 	case *frame.HookCall:
-		z.calls = append(z.calls, f)
+		if z.calls = append(z.calls, f); z.deaf {
+			return
+		}
 		z.send(from.Name, &frame.HookAnswer{Token: f.Token, Code: 201, Body: []byte("{}\n")})
 	default:
 		z.r.t.Errorf("zurl got a %T", f)
@@ -328,6 +331,62 @@ func TestHooksOfZeroMQ(t *testing.T) {
 	})
 	if n := r.metric("holdfast_handler_webhooks_failed_total", "pull"); n != 3 {
 		t.Errorf("%v failures counted", n)
+	}
+}
+
+// What waits for nothing itself does not overtake what came before it on its
+// channel, and what zurl does not acknowledge in time comes in order too.
+func TestHooksOfZeroMQInOrder(t *testing.T) {
+	r := newRig(t)
+	h := r.hold(frame.ModeStream, ch("a"))
+	other := r.hold(frame.ModeStream, ch("b"))
+	z := r.zurl(&frame.Hooks{Store: "s", Version: 1, Patterns: []string{"a"}})
+	r.hooked()
+	z.set(func() { z.mute = true })
+	later := func(item string) {
+		it, err := publish.ParseMessage([]byte("J" + item))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.s.publishLater(intakePull, it)
+	}
+	var want []string
+	for i := range 20 {
+		want = append(want, fmt.Sprint(i))
+		later(stream("a", want[i]))
+	}
+	later(`{"channel":"a","http-stream":{"action":"close"}}`)
+	later(stream("b", "at once"))
+	r.expect(other, "at once")
+	r.wait("zurl got them", func() bool { return len(z.got()) == 20 })
+	r.expect(h)
+	z.set(func() { z.send("handler.0", &frame.Enqueued{Token: z.tokens[0]}) })
+	r.expect(h, "0")
+	r.clock.advance(r.opt.WebhookTimeout + time.Second)
+	r.expect(h, append(want, "")...)
+	if n := r.s.hooks.lines.n.Load(); n != 0 || len(r.s.hooks.lines.by) != 0 {
+		t.Errorf("%d items wait", n)
+	}
+}
+
+// A handler that stops does not wait for an answer of zurl.
+func TestHooksAPIWhileStopping(t *testing.T) {
+	r := newRig(t)
+	z := r.zurl(&frame.Hooks{Version: 1})
+	z.set(func() { z.deaf = true })
+	r.wait("zurl is known", func() bool { return len(r.s.opt.Bus.Peers("zurl")) == 1 })
+	answer := make(chan *frame.HookAnswer, 1)
+	go func() { answer <- r.s.hooks.call(&frame.HookCall{Method: "GET"}) }()
+	r.wait("zurl is asked", func() bool {
+		z.mu.Lock()
+		defer z.mu.Unlock()
+		return len(z.calls) == 1
+	})
+	r.s.hooks.stop()
+	for _, a := range []*frame.HookAnswer{<-answer, r.s.hooks.call(&frame.HookCall{Method: "GET"})} {
+		if a.Code != 503 || !strings.Contains(string(a.Body), errHooksStop.Error()) {
+			t.Errorf("got %d %s", a.Code, a.Body)
+		}
 	}
 }
 
