@@ -54,7 +54,7 @@ type Runner struct {
 	LogLevel         LogLevels     `key:"log_level" default:"2" doc:"How much to log: 0 error, 1 warn, 2 info, 3 debug, 4 trace, as a number or by name. NAME:LEVEL sets it for one of runner, connmgr, proxy, handler, zurl: 2,proxy:3."`
 	LogFormat        string        `key:"log_format" own:"yes" default:"text" oneof:"text,json" doc:"text is Pushpin's format, with key=value at the end; json is one object a line."`
 	ClientBufferSize Bytes         `key:"client_buffer_size" default:"8192" min:"1024" max:"1M" doc:"A client's request line and headers must fit in this."`
-	ClientMaxConn    int           `key:"client_maxconn" default:"50000" min:"1" max:"10000000" doc:"How many client connections one connmgr has at most. More wait to be accepted."`
+	ClientMaxConn    int           `key:"client_maxconn" default:"50000" min:"1" max:"10000000" doc:"How many client connections one connmgr has at most. For more, idle ones are closed; if there are none, new ones are answered with 503."`
 	AllowCompression bool          `key:"allow_compression" default:"false" doc:"Offer WebSocket clients permessage-deflate, without context takeover."`
 }
 

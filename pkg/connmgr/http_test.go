@@ -585,7 +585,7 @@ func TestGap(t *testing.T) {
 }
 
 func TestMaxConns(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.MaxConns = 1 })
+	r := newRig(t, func(o *Options) { o.MaxConns, o.FullWait = 1, time.Hour })
 	r.far("proxy.0", echo)
 	a, b := r.dial(), r.dial()
 	b.get("/b")
@@ -596,6 +596,61 @@ func TestMaxConns(t *testing.T) {
 	}
 	_ = a.Close()
 	b.expect(echoedClose("GET /b "))
+}
+
+// With no room left, clients are told so and go. As soon as there is room again
+// they are served.
+func TestMaxConnsRefusesPolitely(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.MaxConns, o.FullWait = 1, time.Millisecond })
+	p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
+	held := r.dial()
+	r.hold(p, h, held, p.stream("open\n", "g"))
+	for range 3 {
+		c := r.dial()
+		c.get("/")
+		head := c.head()
+		if !strings.HasPrefix(head, "HTTP/1.1 503 ") || !strings.Contains(head, "Retry-After: 1\r\n") || !strings.Contains(head, "Connection: close\r\n") {
+			t.Fatalf("got %q", head)
+		}
+		if rest := c.rest(); rest != "Too many connections\n" {
+			t.Fatalf("got %q", rest)
+		}
+	}
+	_ = held.Close()
+	poll(t, "the end of the hold", func() bool { return len(r.s.slots) == 0 })
+	c := r.dial()
+	c.get("/")
+	req := next[*frame.Request](p)
+	p.send(&frame.Response{ID: req.ID, Code: 200})
+	if head := c.head(); !strings.HasPrefix(head, "HTTP/1.1 200 ") {
+		t.Errorf("got %q", head)
+	}
+}
+
+// Connections on which nothing is asked make room for others.
+func TestIdleConnectionsMakeRoom(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.MaxConns, o.FullWait = 3, time.Millisecond })
+	r.far("proxy.0", echo)
+	for range 3 {
+		r.dial()
+	}
+	poll(t, "three connections", func() bool { return len(r.s.slots) == 3 })
+	poll(t, "an answer", func() bool {
+		c := r.dial()
+		defer c.Close()
+		c.get("/")
+		return strings.HasPrefix(c.head(), "HTTP/1.1 200 ")
+	})
+}
+
+// Empty lines before a request are not its head: the rest has to come in time.
+func TestEmptyLinesAreNoHead(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.HeaderTimeout, o.IdleTimeout = 80*time.Millisecond, time.Hour })
+	r.far("proxy.0", echo)
+	c := r.dial()
+	c.send("\r\n\r\nGET / HTTP/1.1\r\n")
+	c.expect("HTTP/1.1 408 Request Timeout\r\n")
+	c.rest()
 }
 
 func TestUnixSocket(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"syscall"
 	"time"
@@ -58,10 +59,12 @@ func reusePort(_, _ string, rc syscall.RawConn) error {
 	return opErr
 }
 
-// accept takes connections until the listener is closed. When MaxConns are open
-// it waits for one to end; what comes meanwhile waits in the kernel's queue.
+// accept takes connections until the listener is closed. When MaxConns are open,
+// idle ones make room; if there are none, whoever comes waits for a short time and
+// is then turned away.
 func (s *Server) accept(l *listener) error {
 	var pause time.Duration
+	patient := true
 	for {
 		nc, err := l.Accept()
 		if err != nil {
@@ -84,20 +87,101 @@ func (s *Server) accept(l *listener) error {
 		pause = 0
 		select {
 		case s.slots <- struct{}{}:
+			patient = true
 		default:
-			s.metrics.full.Inc()
-			if skipped, ok := s.acceptLog.allow(time.Now()); ok {
-				s.log.Warn("as many clients as allowed are connected, more have to wait", "limit", s.opt.MaxConns, "not_logged", skipped)
-			}
-			select {
-			case s.slots <- struct{}{}:
-			case <-s.stopAccept:
-				_ = nc.Close()
-				return nil
+			if patient = s.awaitSlot(patient); !patient {
+				s.turnAway(l, nc)
+				continue
 			}
 		}
 		s.admit(l, nc)
 	}
+}
+
+// awaitSlot waits for room for one more connection, and reports whether it has
+// taken it. Who is not patient, because the one before was turned away, waits only
+// if there is hope.
+func (s *Server) awaitSlot(patient bool) bool {
+	s.metrics.full.Inc()
+	if skipped, ok := s.acceptLog.allow(time.Now()); ok {
+		s.log.Warn("as many clients as allowed are connected, more are turned away", "limit", s.opt.MaxConns, "not_logged", skipped)
+	}
+	if !s.makeRoom(time.Now()) && !patient {
+		return false
+	}
+	t := time.NewTimer(s.opt.FullWait)
+	defer t.Stop()
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	case <-t.C:
+	case <-s.stopAccept:
+	}
+	return false
+}
+
+// roomTries is how many connections are looked at to find an idle one.
+const roomTries = 256
+
+// makeRoom closes a connection that waits for a request, and reports whether it
+// found one. Without it, clients that connect and say nothing would keep others
+// out for IdleTimeout.
+func (s *Server) makeRoom(now time.Time) bool {
+	s.connMu.Lock()
+	defer s.connMu.Unlock()
+	tries := 0
+	for c := range s.table { // which begins anywhere
+		since := c.idle.Load()
+		if since != 0 && now.UnixNano()-since >= int64(s.opt.FullWait) && c.idle.CompareAndSwap(since, now.UnixNano()) {
+			_ = c.sock.SetReadDeadline(past)
+			return true
+		}
+		if tries++; tries == roomTries {
+			break
+		}
+	}
+	return false
+}
+
+// maxTurned is how many connections may be on their way out with an answer. The
+// others are closed without one.
+const maxTurned = 256
+
+var fullAnswer = []byte("HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Type: text/plain\r\nContent-Length: 21\r\n" +
+	"Connection: close\r\n\r\nToo many connections\n")
+
+// turnAway answers a connection for which there is no room, whatever it asks. A
+// TLS handshake would cost more than the answer is worth.
+func (s *Server) turnAway(l *listener, nc net.Conn) {
+	s.metrics.turnedAway.Inc()
+	if l.tls != nil {
+		_ = nc.Close()
+		return
+	}
+	select {
+	case s.turned <- struct{}{}:
+	default:
+		_ = nc.Close()
+		return
+	}
+	s.conns.Go(func() {
+		stop := context.AfterFunc(s.ctx, func() { _ = nc.Close() })
+		defer func() {
+			stop()
+			_ = nc.Close()
+			<-s.turned
+		}()
+		if nc.SetDeadline(time.Now().Add(lingerTime)) != nil {
+			return
+		}
+		if _, err := nc.Write(fullAnswer); err != nil {
+			return
+		}
+		// As linger does.
+		if cw, ok := nc.(interface{ CloseWrite() error }); ok && cw.CloseWrite() == nil {
+			_, _ = io.CopyN(io.Discard, nc, lingerBytes)
+		}
+	})
 }
 
 // admit starts serving a connection, for which a slot was taken.

@@ -17,6 +17,7 @@ type metrics struct {
 	acceptErrors    prometheus.Counter
 	handshakeErrors prometheus.Counter
 	full            prometheus.Counter
+	turnedAway      prometheus.Counter
 	requests        prometheus.Counter
 	refusedBy       *prometheus.CounterVec
 	resent          prometheus.Counter
@@ -76,6 +77,7 @@ func newMetrics() *metrics {
 	m.acceptErrors = counter("accept_errors_total", "Failures to accept a connection.")
 	m.handshakeErrors = counter("tls_handshake_errors_total", "TLS handshakes that failed.")
 	m.full = counter("connections_waited_total", "Connections that had to wait because MaxConns were open.")
+	m.turnedAway = counter("connections_turned_away_total", "Connections answered with 503, or closed, because MaxConns were open.")
 	m.requests = counter("requests_total", "Requests read from clients.")
 	m.refusedBy = counters("requests_refused_total", "Requests answered without asking a proxy, by status.", "status")
 	m.resent = counter("requests_resent_total", "Requests sent again because their proxy went away.")

@@ -32,10 +32,14 @@ type Options struct {
 	// domain, or "default_PORT".
 	CertDir string
 
-	// MaxConns is how many client connections may be open. More wait in the
-	// kernel's queue until one ends; meanwhile connections end after their
-	// response instead of staying open for the next request.
+	// MaxConns is how many client connections may be open. For more, those that
+	// wait for a request make room, and connections end after their response
+	// instead of staying open for the next request. If that is not enough, the
+	// next one waits for FullWait, and those after it are answered with 503.
 	MaxConns int
+	// FullWait is how long a connection waits for room if MaxConns are open, and how
+	// long one must have waited for a request to make room for another.
+	FullWait time.Duration
 	// BufferSize is the largest request line plus header block, in bytes.
 	BufferSize int
 	// MaxFields is the largest number of header fields of a request.
@@ -96,6 +100,7 @@ type Listen struct {
 func DefaultOptions() Options {
 	return Options{
 		MaxConns:        50000,
+		FullWait:        time.Second,
 		BufferSize:      8192,
 		MaxFields:       128,
 		HeaderTimeout:   60 * time.Second,
@@ -154,6 +159,7 @@ func (o *Options) validate() error {
 		name string
 		d    time.Duration
 	}{
+		{"FullWait", o.FullWait},
 		{"HeaderTimeout", o.HeaderTimeout},
 		{"IdleTimeout", o.IdleTimeout},
 		{"BodyTimeout", o.BodyTimeout},

@@ -90,8 +90,9 @@ func (c *conn) requests(st *session) outcome {
 func (c *conn) readHead(st *session) (head *http1.RequestHead, ok bool, end outcome) {
 	s := c.s
 	if st.br.Buffered() == 0 {
-		c.idle.Store(true)
-		err := c.sock.SetReadDeadline(time.Now().Add(s.opt.IdleTimeout))
+		now := time.Now()
+		c.idle.Store(now.UnixNano())
+		err := c.sock.SetReadDeadline(now.Add(s.opt.IdleTimeout))
 		// Drain sets its mark before it looks for idle connections.
 		switch {
 		case err == nil && s.draining.Load() && !c.served.Load() && s.opt.DrainTime > 0:
@@ -103,14 +104,15 @@ func (c *conn) readHead(st *session) (head *http1.RequestHead, ok bool, end outc
 			return nil, false, outcomeLinger
 		}
 		_, err = st.br.Peek(1)
-		c.idle.Store(false)
+		c.idle.Store(0)
 		if err != nil {
 			return nil, false, outcomeClose
 		}
 		c.served.Store(true)
 	}
-	// Most heads arrive in one piece. Only the others need a deadline.
-	if buf, _ := st.br.Peek(st.br.Buffered()); !bytes.Contains(buf, []byte("\r\n\r\n")) {
+	// Most heads arrive in one piece. Only the others need a deadline. Empty lines
+	// before a head are not the end of one.
+	if buf, _ := st.br.Peek(st.br.Buffered()); !bytes.Contains(bytes.TrimLeft(buf, "\r\n"), []byte("\r\n\r\n")) {
 		if c.sock.SetReadDeadline(time.Now().Add(s.opt.HeaderTimeout)) != nil {
 			return nil, false, outcomeClose
 		}

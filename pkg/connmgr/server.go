@@ -37,6 +37,7 @@ type Server struct {
 	kill       <-chan struct{} // closed when connections have to end at once
 	stopAccept chan struct{}   // closed by closeListeners
 	slots      chan struct{}   // one token for each open connection; buffer MaxConns
+	turned     chan struct{}   // one token for each connection that is being turned away
 	chores     chan struct{}   // buffer 1: there is something for housekeeping; never closed
 	sessions   sync.Pool
 	wsLibs     wsLibs
@@ -75,6 +76,7 @@ func New(opt Options) (*Server, error) {
 		metrics:    newMetrics(),
 		stopAccept: make(chan struct{}),
 		slots:      make(chan struct{}, opt.MaxConns),
+		turned:     make(chan struct{}, maxTurned),
 		chores:     make(chan struct{}, 1),
 		exchanges:  make(map[uint64]*exch),
 		gaps:       make(map[*exch]struct{}),
@@ -289,7 +291,7 @@ func (s *Server) Drain(ctx context.Context, d time.Duration) {
 	i := 0
 	for c := range s.table {
 		i++
-		if c.idle.Load() {
+		if c.idle.Load() != 0 {
 			at := past
 			if idle > 0 {
 				at = time.Now().Add(idle * time.Duration(i) / time.Duration(len(s.table)))

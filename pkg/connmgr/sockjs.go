@@ -366,6 +366,10 @@ func unavailable() *answer {
 // maxRefusal is how much of a refusal is passed on.
 const maxRefusal = 100_000
 
+// maxInner is the largest message that a SockJS client can be sent, in bytes: its
+// frame has to be put together in memory.
+const maxInner = 1 << 20
+
 // handshakeInner makes the handshake on nc. The header is that of the client's
 // request but for what concerns its connection.
 func handshakeInner(nc net.Conn, r *frame.Request, uri string) (dialed, error) {
@@ -390,6 +394,7 @@ func handshakeInner(nc net.Conn, r *frame.Request, uri string) (dialed, error) {
 	if err != nil {
 		return dialed{}, err
 	}
+	ws.SetReadLimit(maxInner)
 	ws.SetPingHandler(func(string) error { return nil }) // neither goes through SockJS
 	ws.SetPongHandler(func(string) error { return nil })
 	return dialed{ws: ws, head: head}, nil

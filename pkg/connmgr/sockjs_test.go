@@ -184,6 +184,34 @@ func TestSockJSFramedFaults(t *testing.T) {
 	}
 }
 
+// An origin cannot make us put a message of any size together.
+func TestSockJSLargeMessage(t *testing.T) {
+	r := sockJSRig(t)
+	large := func(o *wsClient) {
+		o.client.t.Helper()
+		part := &frame.Message{Kind: frame.MessageBinary, Data: repeat("x", frame.MaxBodyPart), More: true}
+		for range maxInner/frame.MaxBodyPart + 1 {
+			o.far(part)
+		}
+		if m := next[*frame.Message](r.p); m.ID != o.id || m.Kind != frame.MessageClose || m.Code != wsTooBig {
+			t.Errorf("origin got %+v", m)
+		}
+	}
+	c := &wsClient{client: r.dial(), p: r.p}
+	c.client.send(strings.Replace(wsRequest, "/ws", "/s/0/k/websocket", 1) + "\r\n")
+	o := r.origin(frame.SockJSFramed, "/s/0/k/websocket")
+	c.head()
+	c.want(0x81, "o")
+	large(o)
+	_ = c.end()
+
+	p := r.dial()
+	p.post("/s/0/i/xhr", "")
+	o = r.origin(frame.SockJSPolling, "/s/0/i/xhr")
+	p.answered("200", "o\n")
+	large(o)
+}
+
 func TestSockJSOther(t *testing.T) {
 	r := sockJSRig(t)
 	c := r.dial()
