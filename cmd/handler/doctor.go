@@ -211,8 +211,12 @@ func (d *doctor) publishing(c *config.Config) {
 		if path, ok := strings.CutPrefix(addr, "ipc://"); ok {
 			network, addr = "unix", path
 		}
-		if addr != "" {
-			d.port(c, "publishing", key, network, addr, "handler")
+		if addr == "" {
+			continue
+		}
+		d.port(c, "publishing", key, network, addr, "handler")
+		if host, _, err := net.SplitHostPort(addr); network == "tcp" && err == nil && !loopback(host) {
+			d.warn("publishing", fmt.Sprintf("other hosts can reach %s, and it takes everybody: set %s to tcp://127.0.0.1:PORT, or see to a firewall", specs[key], key))
 		}
 	}
 	if local, err := c.ControlSocket(); err == nil && local.Addr != "" {
@@ -223,13 +227,19 @@ func (d *doctor) publishing(c *config.Config) {
 	}
 	addr := net.JoinHostPort(h.PushInHTTPAddr, strconv.Itoa(h.PushInHTTPPort))
 	d.port(c, "control API", "handler.push_in_http_port", "tcp", addr, "handler")
-	if ip := net.ParseIP(h.PushInHTTPAddr); h.PushInHTTPAddr != "localhost" && (ip == nil || !ip.IsLoopback()) &&
+	if !loopback(h.PushInHTTPAddr) &&
 		h.PushInHTTPTLSClientCA == "" && h.PushInHTTPAuthKey == "" && h.PushInHTTPAuthToken == "" && h.PushInHTTPAuthUser == "" {
 		d.warn("control API", "other hosts can reach it, and it takes everybody: set handler.push_in_http_auth_key, or push_in_http_addr=127.0.0.1")
 	}
 	if d.alive(c, "handler") && h.PushInHTTPTLSCert == "" { // over TLS it may want a certificate that is not ours to use
 		d.control(addr)
 	}
+}
+
+// loopback reports whether only this host can reach what listens at a host.
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // control asks a control API that should be ours.

@@ -4,6 +4,7 @@ package clients
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -21,7 +22,8 @@ const sockJSPage = `<!DOCTYPE html>
 <script src="/lib.js"></script>
 <script>
 const log = (line) => { document.getElementById('log').textContent += line + '\n'; };
-const sock = new SockJS('/s', null, { transports: [location.hash.slice(1)] });
+const [transports, where] = location.hash.slice(1).split('@');
+const sock = new SockJS((where ? 'http://' + where : '') + '/s', null, { transports: transports.split(',') });
 sock.onopen = () => { log('open ' + sock.transport); sock.send('hi'); };
 sock.onmessage = (e) => log(e.data);
 sock.onclose = (e) => log('close ' + e.code + ' ' + e.reason);
@@ -66,7 +68,7 @@ func sockJSOrigin(t *testing.T) *stack.Stack {
 		}
 	}))
 	t.Cleanup(backend.Close)
-	return proxy(t, "*,sockjs=/s "+strings.TrimPrefix(backend.URL, "http://"))
+	return proxyWith(t, []string{"proxy/sockjs_url=/lib.js"}, "*,sockjs=/s "+strings.TrimPrefix(backend.URL, "http://"))
 }
 
 func TestSockJSClient(t *testing.T) {
@@ -102,6 +104,29 @@ func TestSockJSBrowser(t *testing.T) {
 			b.shows(text, "open "+transport+"\nyou said hi\nyou said more\n")
 			b.eval(`sock.send('bye'); ''`)
 			b.shows(text, "open "+transport+"\nyou said hi\nyou said more\nclose 4001 see you\n")
+		})
+	}
+}
+
+// From a page of another origin, in the frame that the proxy serves, and after
+// the transports that neither Holdfast nor Pushpin has.
+func TestSockJSBrowserElsewhere(t *testing.T) {
+	s := sockJSOrigin(t)
+	_, port, err := net.SplitHostPort(s.HTTP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ transports, opens string }{
+		{"iframe-xhr-polling", "iframe-xhr-polling"},
+		{"xhr-streaming,eventsource,htmlfile,xhr-polling", "xhr-polling"},
+		{"iframe-eventsource,iframe-htmlfile,iframe-xhr-polling", "iframe-xhr-polling"},
+	} {
+		t.Run(c.transports, func(t *testing.T) {
+			b := browse(t, "http://"+s.HTTP+"/page#"+c.transports+"@localhost:"+port)
+			const text = `document.getElementById('log').textContent`
+			b.shows(text, "open "+c.opens+"\nyou said hi\n")
+			b.eval(`sock.send('bye'); ''`)
+			b.shows(text, "open "+c.opens+"\nyou said hi\nclose 4001 see you\n")
 		})
 	}
 }
