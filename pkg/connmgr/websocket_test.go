@@ -1,6 +1,8 @@
 package connmgr
 
 import (
+	"bytes"
+	"compress/flate"
 	"encoding/binary"
 	"io"
 	"net/http"
@@ -953,5 +955,38 @@ func TestQuietWebSocket(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestWebSocketCompressedDataEndsBeforeItsFrame has a client whose compressed data
+// says that it is over while its frame goes on. The rest of that frame must not be
+// taken for the beginning of the next one, nor be looked for in what another
+// client sends: the connection of the library serves one after the other.
+func TestWebSocketCompressedDataEndsBeforeItsFrame(t *testing.T) {
+	r := newWSRig(t, func(o *Options) { o.Compression = true })
+	open := func() *wsClient {
+		c := &wsClient{client: r.dial(), p: r.p}
+		c.client.send(wsRequest + "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n")
+		c.id = next[*frame.Request](r.p).ID
+		c.far(&frame.Response{Code: 101})
+		c.head()
+		return c
+	}
+	var data bytes.Buffer
+	z, _ := flate.NewWriter(&data, flate.BestSpeed)
+	_, _ = z.Write([]byte("early"))
+	_ = z.Close() // with the bit that says that nothing follows
+	const rest = 100
+	for range 4 { // whichever of the library's connections the next client gets
+		a := open()
+		whole := masked(0xc1, data.String()+strings.Repeat("r", rest))
+		a.client.send(whole[:len(whole)-rest])
+		a.message(frame.MessageText, "early", false)
+		b := open()
+		b.frame(0x81, "of another client")
+		b.message(frame.MessageText, "of another client", false)
+		a.client.send(whole[len(whole)-rest:])
+		a.frame(0x81, "after")
+		a.message(frame.MessageText, "after", false)
 	}
 }

@@ -84,9 +84,13 @@ func newWSLib(deflate bool) (*wsLib, error) {
 
 // more returns nil if something of a new message is here, or if the reader waits
 // for it; otherwise errWSIdle, or why nothing will come.
+//
+// It also waits for the rest of the last frame: compressed data may say that it is
+// over before its frame is. The library passes that over when it looks for the
+// next message, so until it has, it can be lent to nobody else.
 func (l *wsLib) more() error {
 	l.scan.asked = false
-	if l.next < len(l.buf) || l.in.wait {
+	if l.next < len(l.buf) || l.in.wait || !l.scan.between() {
 		return nil
 	}
 	return l.fill(true)
