@@ -404,6 +404,23 @@ func TestClientGone(t *testing.T) {
 			t.Errorf("got %+v", f)
 		}
 	})
+	// The far end takes no more of the body, so nobody reads from the client.
+	for how, leave := range map[string]func(*client){"reset": gone, "closed": func(c *client) { _ = c.Close() }} {
+		t.Run("upload without credit, "+how, func(t *testing.T) {
+			r := newRig(t)
+			p := r.far("proxy.0", nil)
+			c := r.dial()
+			c.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n" + strings.Repeat("x", frame.InitialWindow+10_000))
+			next[*frame.Request](p)
+			for sent := 0; sent < frame.InitialWindow; {
+				sent += len(next[*frame.Body](p).Data)
+			}
+			leave(c)
+			if f := next[*frame.Cancel](p); f.Reason != frame.ReasonClientGone {
+				t.Errorf("got %+v", f)
+			}
+		})
+	}
 	t.Run("reading", func(t *testing.T) {
 		r := newRig(t)
 		p := r.far("proxy.0", nil)
@@ -563,6 +580,19 @@ func TestTimeouts(t *testing.T) {
 		c.get("/")
 		next[*frame.Request](p)
 		c.expect("HTTP/1.1 504 Gateway Timeout\r\n")
+		if f := next[*frame.Cancel](p); f.Reason != frame.ReasonTimeout {
+			t.Errorf("got %+v", f)
+		}
+	})
+	t.Run("response to a body that nobody takes", func(t *testing.T) {
+		r := newRig(t, func(o *Options) { o.ResponseTimeout = 50 * time.Millisecond })
+		p := r.far("proxy.0", nil)
+		c := r.dial()
+		c.send("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n" + strings.Repeat("x", frame.InitialWindow+10_000))
+		c.expect("HTTP/1.1 504 Gateway Timeout\r\n")
+		if head := c.head(); !strings.Contains(head, "Connection: close\r\n") {
+			t.Errorf("head %q", head)
+		}
 		if f := next[*frame.Cancel](p); f.Reason != frame.ReasonTimeout {
 			t.Errorf("got %+v", f)
 		}

@@ -381,6 +381,9 @@ type upload struct {
 	// complete is set before the last part is sent, so that it is known when the
 	// response to it comes.
 	complete atomic.Bool
+	// waits is since when it has waited for credit, in Unix nanoseconds; 0: it does
+	// not.
+	waits atomic.Int64
 
 	mu      sync.Mutex
 	stopped bool
@@ -395,7 +398,9 @@ func (u *upload) run() {
 	buf := bodyParts.Get().(*[frame.MaxBodyPart]byte)
 	defer bodyParts.Put(buf)
 	for {
+		u.waits.Store(time.Now().UnixNano())
 		n, err := u.x.window.Take(u.c.s.ctx, len(buf))
+		u.waits.Store(0)
 		if err != nil {
 			u.err = errStopped
 			return
@@ -423,6 +428,16 @@ func (u *upload) run() {
 			return
 		}
 	}
+}
+
+// stuck returns for how long the far end has neither taken anything of the body
+// nor said anything, which it did last at heard.
+func (u *upload) stuck(heard time.Time) time.Duration {
+	since := u.waits.Load()
+	if since == 0 {
+		return 0
+	}
+	return min(time.Since(time.Unix(0, since)), time.Since(heard))
 }
 
 func (u *upload) setDeadline() error {

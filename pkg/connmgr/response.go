@@ -42,6 +42,7 @@ func (r *relay) run() outcome {
 		events <-chan hangup
 		upDone <-chan struct{}
 		heard  time.Time // when the last frame came, if it takes long
+		half   bool      // a client that uploads has been probed
 	)
 	if r.up != nil {
 		upDone = r.up.done
@@ -64,7 +65,7 @@ func (r *relay) run() outcome {
 		f, err := r.x.box.Take()
 		switch {
 		case f != nil:
-			if w != nil {
+			if w != nil || upDone != nil {
 				heard = time.Now()
 			}
 			// The watcher leaves a deadline behind, so it ends before the
@@ -99,7 +100,15 @@ func (r *relay) run() outcome {
 		case <-r.x.box.Ready():
 		case <-timer.C:
 			switch {
-			case upDone != nil: // whoever reads the body notices
+			case upDone != nil: // there can be no watcher while the body is read
+				switch ev := c.sock.hangup(); {
+				case ev == hangupGone, ev == hangupHalf && !half && r.probe() != nil:
+					return r.clientGone()
+				case r.up.stuck(heard) >= c.s.opt.ResponseTimeout:
+					return r.timedOut()
+				default:
+					half = half || ev == hangupHalf
+				}
 				timer.Reset(watchAfter)
 			case w == nil:
 				w = c.startWatcher()
@@ -177,7 +186,7 @@ func (r *relay) begin(f *frame.Response) {
 	if !f.More {
 		length = int64(len(f.Body)) // all of it is here
 	}
-	if f.Close || r.up != nil && !r.up.complete.Load() {
+	if r.noteUnread(); f.Close {
 		c.closeAfter = true
 	}
 	r.noBody = c.isHead || bodyless(int(f.Code))
@@ -297,10 +306,16 @@ func (r *relay) lost(err error) outcome {
 func (r *relay) fail(reason frame.Reason) outcome {
 	r.c.s.metrics.ended(reason)
 	r.c.leaveExch(reason)
+	r.noteUnread()
+	return r.c.answer(r.st, 502, "Error while proxying to origin.\n")
+}
+
+// noteUnread has the connection end after this response if not all of the
+// request's body was read.
+func (r *relay) noteUnread() {
 	if r.up != nil && !r.up.complete.Load() {
 		r.c.closeAfter = true
 	}
-	return r.c.answer(r.st, 502, "Error while proxying to origin.\n")
 }
 
 func (r *relay) timedOut() outcome {
@@ -308,6 +323,7 @@ func (r *relay) timedOut() outcome {
 		return r.cut(frame.ReasonTimeout)
 	}
 	r.c.leaveExch(frame.ReasonTimeout)
+	r.noteUnread()
 	return r.c.answer(r.st, 504, "No response in time.\n")
 }
 
@@ -345,9 +361,8 @@ func (r *relay) hold(f *frame.Hold) outcome {
 	h := r.x.hold
 	r.x.mu.Unlock()
 	if r.up != nil {
-		if r.up.stop(); !r.up.complete.Load() {
-			c.closeAfter = true
-		}
+		r.up.stop()
+		r.noteUnread()
 	}
 	switch {
 	case f.Mode == frame.ModeWebSocket, f.Mode == frame.ModeResponse && r.began:

@@ -214,6 +214,13 @@ const (
 	hangupGone               // the client is gone (RST)
 )
 
+// hangup returns what is known at present.
+func (s *sock) hangup() hangup {
+	h := hangupGone
+	_ = s.rc.Control(func(fd uintptr) { h = pollHangup(int(fd)) }) // fails on a closed socket only
+	return h
+}
+
 // waitHangup waits until the client has shut its sending side down, unless half
 // says that this is known, or is gone. It reads nothing. It ends early, with
 // hangupNone, when a read deadline passes.
