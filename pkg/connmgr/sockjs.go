@@ -499,6 +499,7 @@ type sockJSBridge struct {
 
 	mu        sync.Mutex // held while something is written to client
 	heartbeat *time.Timer
+	over      bool // the heartbeat must not begin anew
 }
 
 // run brings messages both ways until one side is gone.
@@ -521,13 +522,24 @@ func (b *sockJSBridge) run(c *conn) outcome {
 		_ = b.inner.Close()
 	}
 	reading.Wait()
-	b.heartbeat.Stop()
+	b.end()
 	return outcomeLinger
+}
+
+// end ends the heartbeat, also if it is just being sent.
+func (b *sockJSBridge) end() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.over = true
+	b.heartbeat.Stop()
 }
 
 func (b *sockJSBridge) toClient(f string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.over {
+		return net.ErrClosed
+	}
 	b.heartbeat.Reset(heartbeatTime)
 	return b.client.WriteMessage(websocket.TextMessage, []byte(f))
 }

@@ -3,6 +3,7 @@ package connmgr
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/sockjs"
@@ -249,4 +250,17 @@ func TestSockJSOther(t *testing.T) {
 		t.Fatalf("origin got %+v", m)
 	}
 	c.answered("200", "ok")
+}
+
+// TestSockJSHeartbeatEnds has a heartbeat be due just when its connection ends. It
+// must not set the timer again, or it would go on for ever.
+func TestSockJSHeartbeatEnds(t *testing.T) {
+	b := &sockJSBridge{heartbeat: time.NewTimer(time.Hour)}
+	b.end()
+	if err := b.toClient(sockjs.FrameHeartbeat); err == nil {
+		t.Error("sent")
+	}
+	if b.heartbeat.Stop() {
+		t.Error("the timer is set")
+	}
 }
