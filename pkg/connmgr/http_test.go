@@ -563,6 +563,15 @@ func TestTimeouts(t *testing.T) {
 		c.expect("HTTP/1.1 408 Request Timeout\r\n")
 		c.rest()
 	})
+	t.Run("head after empty lines that came with the request before", func(t *testing.T) {
+		r := newRig(t, short, func(o *Options) { o.IdleTimeout = time.Hour })
+		r.far("proxy.0", echo)
+		c := r.dial()
+		c.send("GET /a HTTP/1.1\r\nHost: h\r\n\r\n\r\n\r\nGET")
+		c.head()
+		c.expect("GET /a ")
+		c.expect("HTTP/1.1 408 Request Timeout\r\n")
+	})
 	t.Run("body", func(t *testing.T) {
 		r := newRig(t, short, func(o *Options) { o.IdleTimeout = time.Hour })
 		p := r.far("proxy.0", nil)
