@@ -169,7 +169,7 @@ func (r *relay) upgrade(f *frame.Response) outcome {
 		b, _ := r.st.br.Peek(n)
 		c.pending = append(bytes.Clone(b), c.pending...)
 	}
-	if err := c.write(wsHandshake(r.req.f.Header, f.Header, f.Reason, deflate)); err != nil {
+	if err := c.write(c.unprobed(wsHandshake(r.req.f.Header, f.Header, f.Reason, deflate))); err != nil {
 		return r.clientGone()
 	}
 	c.s.mu.Lock() // for wsProxyLost
@@ -362,7 +362,6 @@ type wsReader struct {
 	deflate bool
 	whole   bool // messages are kept as a whole
 	wait    bool // there is no poller: run waits for what comes
-	polled  bool // the poller knows the socket
 	// spoke is set when the library has sent a close frame of its own, because
 	// the client broke the protocol.
 	spoke bool
@@ -413,40 +412,28 @@ func (in *wsReader) ended(err error) {
 }
 
 // rest leaves the socket to the poller. It returns false if that is not
-// possible: then whoever runs in has to wait itself.
+// possible, or the hold is over: then whoever runs in has to find out itself.
 func (in *wsReader) rest() bool {
 	c := in.c
-	c.mu.Lock()
-	if c.after != afterUndecided {
-		c.mu.Unlock()
-		in.leave(job{})
+	c.mu.Lock() // so that release and readable find it done, or not begun
+	defer c.mu.Unlock()
+	switch {
+	case c.after != afterUndecided:
+	case c.s.poller.watch(c.sock, in.x.id, interestInput, c.polled):
+		c.polled, c.unwatched = true, true
 		return true
+	default:
+		in.wait = true
 	}
-	c.unwatched = true // for release, from now on
-	c.mu.Unlock()
-	if c.s.poller.watch(c.sock, in.x.id, interestInput, in.polled) {
-		return true // in.polled is set by readable
-	}
-	in.wait = true
-	return !in.watchAgain()
+	return false
 }
 
-// watchAgain takes the socket back from the poller. It returns false if it has
-// been released meanwhile.
-func (in *wsReader) watchAgain() bool {
+// readable starts the reader again, unless the socket was released meanwhile.
+func (in *wsReader) readable() {
 	in.c.mu.Lock()
 	defer in.c.mu.Unlock()
-	if in.c.after != afterUndecided || !in.c.unwatched {
-		return false
-	}
-	in.c.unwatched = false
-	return true
-}
-
-// readable starts the reader again.
-func (in *wsReader) readable() {
-	if in.watchAgain() {
-		in.polled = true
+	if in.c.after == afterUndecided && in.c.unwatched {
+		in.c.unwatched = false
 		in.c.s.conns.Go(in.run)
 	}
 }

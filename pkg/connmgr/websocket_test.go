@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"encoding/binary"
 	"io"
+	"net"
 	"net/http"
 	"runtime"
 	"slices"
@@ -988,5 +989,69 @@ func TestWebSocketCompressedDataEndsBeforeItsFrame(t *testing.T) {
 		a.client.send(whole[len(whole)-rest:])
 		a.frame(0x81, "after")
 		a.message(frame.MessageText, "after", false)
+	}
+}
+
+// TestWebSocketAfterLongPoll upgrades a connection that was held before: the
+// poller has its socket already, and the WebSocket must not cost a goroutine.
+func TestWebSocketAfterLongPoll(t *testing.T) {
+	r := newWSRig(t)
+	if r.s.poller == nil {
+		t.Skip("there is no poller on this system")
+	}
+	c := &wsClient{client: r.dial(), p: r.p}
+	id := r.hold(r.p, r.h, c.client, frame.Hold{Mode: frame.ModeResponse, Millis: 60_000, Code: 200, Groups: []string{"g"}})
+	poll(t, "held", func() bool { return counterValue(r.s.metrics.holds(frame.ModeResponse)) == 1 })
+	r.h.send(&frame.Finish{ID: id, Seq: 1, Code: 200, Body: []byte("over")})
+	c.head()
+	c.expect("over")
+	c.client.send(wsRequest + "\r\n")
+	c.id = next[*frame.Request](r.p).ID
+	c.far(&frame.Response{Code: 101})
+	c.head()
+	for _, word := range []string{"one", "two"} {
+		poll(t, "the poller watches", func() bool {
+			r.s.mu.Lock()
+			x := r.s.exchanges[c.id]
+			r.s.mu.Unlock()
+			x.c.mu.Lock()
+			defer x.c.mu.Unlock()
+			return x.c.unwatched
+		})
+		c.frame(0x81, word)
+		c.message(frame.MessageText, word, false)
+	}
+}
+
+// TestWebSocketClientHalfCloses has a client shut its sending side down before the
+// origin has answered the handshake: it is probed with the beginning of the answer,
+// of which it must not get that twice.
+func TestWebSocketClientHalfCloses(t *testing.T) {
+	r := newWSRig(t)
+	c := r.dial()
+	c.send(wsRequest + "\r\n")
+	req := next[*frame.Request](r.p)
+	_ = c.Conn.(*net.TCPConn).CloseWrite()
+	c.expect("HTTP/1.1 ")
+	r.p.send(&frame.Response{ID: req.ID, Code: 101})
+	c.expect("101 Switching Protocols\r\n")
+}
+
+// TestWebSocketNothingAfterClose has a publication come between the close frame of
+// the library and the end of the hold.
+func TestWebSocketNothingAfterClose(t *testing.T) {
+	r := newWSRig(t)
+	c := r.open("", "g")
+	r.s.mu.Lock()
+	h := r.s.exchanges[c.id].hold
+	r.s.mu.Unlock()
+	h.w.push(job{kind: jobWSRaw, h: h, raw: wsCloseFrame(wsProtocolError, nil)})
+	r.h.send(&frame.Deliver{Pub: 1, Only: []uint64{c.id}, Mode: frame.ModeWebSocket, Action: frame.ActionSend, Kind: frame.MessageText, Body: []byte("x")},
+		wsPublish(2, "g", "x"), &frame.Deliver{Pub: 3, Only: []uint64{c.id}, Mode: frame.ModeWebSocket, Action: frame.ActionSend, Kind: frame.MessageText, Body: []byte("x")})
+	r.h.outcome(3, 1) // the others have been dealt with
+	h.w.push(job{kind: jobWSFault, h: h})
+	c.want(0x88, status(wsProtocolError, ""))
+	if err := c.end(); err != nil { // reads to the end, of which there must be nothing
+		t.Error(err)
 	}
 }

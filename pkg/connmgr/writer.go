@@ -242,6 +242,7 @@ func (w *writer) handle(j *job) {
 		w.upgraded(h, j.n == 1)
 	case jobWSRaw:
 		h.ws.sentClose = true
+		w.leave(h) // RFC 6455, section 5.5.1: nothing follows
 		w.append(h, item{data: j.raw}, 0)
 		w.settle(h)
 	case jobWSClosed:
