@@ -56,6 +56,9 @@ func run(o *options) (*result.Load, error) {
 	if err := s.f(); err != nil {
 		return nil, fmt.Errorf("%s: %w", o.scenario, err)
 	}
+	if z, ok := b.pub.(*zmqPublisher); ok && z.err != nil {
+		return nil, fmt.Errorf("publish over ZeroMQ: %w", z.err)
+	}
 	cpu, err := proc.CPU(os.Getpid())
 	b.res.ClientCPU = cpu.Seconds()
 	return b.res, err
@@ -77,6 +80,10 @@ func (b *bench) newPool(k kind) *pool {
 // hold sets up all connections and reads memory on the way.
 func (b *bench) hold(p *pool) error {
 	var paused time.Duration
+	before, err := b.usage()
+	if err != nil {
+		return err
+	}
 	for _, n := range append(append([]int{0}, b.memory...), b.n) {
 		if n > b.n || n > 0 && n <= p.want {
 			continue
@@ -98,7 +105,12 @@ func (b *bench) hold(p *pool) error {
 			paused += b.loop.Now() - from
 		}
 	}
+	after, err := b.usage()
+	if err != nil {
+		return err
+	}
 	b.res.Setup = p.setup()
+	b.res.Setup.CPU = (after.CPU - before.CPU).Seconds()
 	b.res.Setup.Seconds -= paused.Seconds()
 	b.res.Setup.PerSecond = float64(p.ready) / b.res.Setup.Seconds
 	if p.ready == 0 {
@@ -115,10 +127,12 @@ func (b *bench) memoryAt(connections int) error {
 	if err != nil {
 		return err
 	}
-	if u.Bytes > 0 {
-		b.res.Memory = append(b.res.Memory, result.Memory{Connections: connections, Bytes: u.Bytes})
+	if u.Bytes == 0 {
+		return nil
 	}
-	return nil
+	kernel, err := proc.Kernel()
+	b.res.Memory = append(b.res.Memory, result.Memory{Connections: connections, Bytes: u.Bytes, Kernel: kernel})
+	return err
 }
 
 // deliver runs publish and reports what came of it. Publish must call its

@@ -6,7 +6,7 @@
 //	go run ./bench/peers                    everything, two runs each as far as -time allows: 25 minutes
 //	go run ./bench/peers -quick             small sizes, one run: a few minutes
 //	go run ./bench/peers -systems holdfast,floor -rows fanout,proxy
-//	go run ./bench/peers -scaling           how Holdfast's cost grows: about seven minutes
+//	go run ./bench/peers -scaling           how Holdfast's cost grows: about eight minutes
 //	go run ./bench/peers -render docs/performance/results.json   the table of earlier results
 //
 // Each measurement gets a fresh instance of the system, in a directory of its
@@ -121,7 +121,7 @@ func main() {
 	o.systems, o.rows = list(*names), list(*rows)
 	name, runs := "peers", 2
 	if o.scaling {
-		name, runs, o.systems = "scaling", 1, []string{"holdfast"}
+		name, runs, o.systems = "scaling", 1, []string{"holdfast", "floor"}
 	}
 	if o.out == "" {
 		o.out = "bench/out/" + name + ".json"
@@ -166,7 +166,7 @@ func run(ctx context.Context, o *options) error {
 		}
 	}
 	if o.scaling {
-		fmt.Print(scaleTables(&res))
+		fmt.Print(scaleTables(&res) + sizing(&res))
 	} else {
 		fmt.Print(table(&res))
 	}

@@ -263,26 +263,40 @@ func table(f *file) string {
 const (
 	tableBegins = "<!-- bench/peers: table -->\n"
 	scalesBegin = "<!-- bench/peers: scaling -->\n"
+	sizingBegin = "<!-- bench/peers: sizing -->\n"
 	tableEnds   = "<!-- bench/peers: end -->"
 )
 
 // intoDocument puts the table, or those of -scaling, between the marks of a
 // document.
 func intoDocument(name string, f *file, scaling bool) error {
-	tableBegins, text := tableBegins, table(f)+"\n"
-	if scaling {
-		tableBegins, text = scalesBegin, scaleTables(f)
-	}
 	b, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
-	before, rest, ok1 := strings.Cut(string(b), tableBegins)
+	text := string(b)
+	if scaling {
+		text, err = between(text, scalesBegin, scaleTables(f)+machineLine(f))
+		if err == nil {
+			text, err = between(text, sizingBegin, sizing(f))
+		}
+	} else {
+		text, err = between(text, tableBegins, table(f)+"\n"+machineLine(f))
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return os.WriteFile(name, []byte(text), 0o644)
+}
+
+// between replaces what is between a mark and the next end.
+func between(text, begin, new string) (string, error) {
+	before, rest, ok1 := strings.Cut(text, begin)
 	_, after, ok2 := strings.Cut(rest, tableEnds)
 	if !ok1 || !ok2 {
-		return fmt.Errorf("%s lacks the lines %q and %q", name, strings.TrimSpace(tableBegins), tableEnds)
+		return "", fmt.Errorf("the lines %q and %q are missing", strings.TrimSpace(begin), tableEnds)
 	}
-	return os.WriteFile(name, []byte(before+tableBegins+"\n"+text+machineLine(f)+"\n"+tableEnds+after), 0o644)
+	return before + begin + "\n" + new + "\n" + tableEnds + after, nil
 }
 
 // machineLine says where and when, and how quiet it was.

@@ -93,6 +93,40 @@ func TestScaleTables(t *testing.T) {
 	}
 }
 
+func TestSizing(t *testing.T) {
+	if got := sizing(&file{}); got != "" {
+		t.Errorf("without results: %q", got)
+	}
+	got := sizing(&file{Runs: []record{
+		{System: "holdfast", Row: "idle-stream", Load: &result.Load{
+			Setup:  &result.Setup{Ready: 19000, CPU: 5.7},
+			Memory: []result.Memory{{Connections: 0, Bytes: 1 << 20, Kernel: 5 << 20}, {Connections: 19000, Bytes: 1<<20 + 19000*3072, Kernel: 5<<20 + 19000*10240}},
+		}},
+		{System: "holdfast", Row: "conns-19000", Load: &result.Load{Paced: &result.Delivery{CPUPerDelivery: 6}, Burst: &result.Delivery{CPUPerDelivery: 0.5}}},
+	}})
+	for _, want := range []string{
+		"| streams: memory of all processes | 3.0 KiB each, of 19,000 | 3.1 GB |",
+		"| a TCP connection: memory of the kernel, half of what both ends take | 5.0 KiB each, of 19,000 | 5.1 GB |",
+		"| streams: to set one up | 300 µs of CPU | 5.0 processors, if all come within a minute |",
+		"| a message to a stream, one at a time | 6.0 µs of CPU | 0.60 processors, if each gets one every ten seconds |",
+		"| …, many at once | 0.50 µs of CPU | 0.50 processors, if each gets one a second |",
+	} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the table lacks %q:\n%s", want, got)
+		}
+	}
+}
+
+func TestBetween(t *testing.T) {
+	got, err := between("a\n"+scalesBegin+"old"+tableEnds+"\nb", scalesBegin, "new\n")
+	if want := "a\n" + scalesBegin + "\nnew\n\n" + tableEnds + "\nb"; err != nil || got != want {
+		t.Errorf("got %q, %v", got, err)
+	}
+	if _, err := between("a", scalesBegin, "new"); err == nil {
+		t.Error("no mark, and no error")
+	}
+}
+
 func TestDrawingsAreWellFormed(t *testing.T) {
 	dir := t.TempDir()
 	if err := drawings(dir, sample()); err != nil {

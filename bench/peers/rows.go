@@ -112,7 +112,7 @@ func (m measurement) fits(s system) bool {
 	case m.only != "" && m.only != s.name, m.grip && !s.grip, m.ws && !s.ws, m.proxied && !s.proxy:
 		return false
 	case s.name == "floor":
-		return m.proxied || strings.HasPrefix(m.name, "fanout") || m.name == "herd"
+		return m.proxied || m.only == "floor" || strings.HasPrefix(m.name, "fanout") || m.name == "herd"
 	}
 	return true
 }

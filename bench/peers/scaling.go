@@ -20,11 +20,21 @@ type scale struct {
 // scalePoint is a line of such a table.
 type scalePoint struct {
 	label string
-	m     measurement
+	m     measurement // of Holdfast, unless it says otherwise
 	cells func(c cell, row string) []string
 }
 
-// scales in the order in which they are made. Together they take about six
+// idleKinds are the kinds of connections that are held while nothing happens.
+var idleKinds = []struct{ label, row, path, flags, n string }{
+	{"streams", "idle-stream", "/stream?channel={c}", "", "19000"},
+	{"long polls", "idle-poll", "/poll?channel={c}", "-poll", "19000"},
+	{"WebSockets over HTTP", "idle-ws", "/ws?channel={c}", "-ws", "19000"},
+	// These have a connection to the origin each, of which there are no more than
+	// 8,192 to one origin.
+	{"WebSockets to a WebSocket origin", "idle-ws-direct", "/echo", "-ws -ready-head", "5000"},
+}
+
+// scales in the order in which they are made. Together they take about eight
 // minutes.
 func scales() []scale {
 	const stream = "/stream?channel={c}"
@@ -52,12 +62,12 @@ func scales() []scale {
 		channels.points = append(channels.points, scalePoint{c.label, m, channelCells})
 	}
 
-	size := scale{title: "Size of messages, 5,000 streams on one channel", columns: []string{"p50 / p99", "CPU per delivery", "back to back, a second", "MB a second"}}
+	size := scale{title: "Size of messages, 10,000 streams on one channel", columns: []string{"p50 / p99", "CPU per delivery", "back to back, a second", "MB a second"}}
 	for _, s := range []struct {
 		label, n string
 		bytes    float64
 	}{{"100 bytes", "100", 100}, {"1 KiB", "1024", 1024}, {"16 KiB", "16384", 16384}} {
-		m := streams("size-"+s.n, "-scenario", "fanout", "-n", "5000", "-size", s.n, "-count", "10", "-burst", "20")
+		m := streams("size-"+s.n, "-scenario", "fanout", "-n", "10000", "-size", s.n, "-count", "10", "-burst", "20")
 		size.points = append(size.points, scalePoint{s.label, m, func(c cell, row string) []string {
 			cells := fanoutCells(c, row)
 			return append(cells[:3], about(c.get(row, burstRate)*s.bytes/1e6))
@@ -65,28 +75,22 @@ func scales() []scale {
 	}
 
 	memory := scale{title: "Memory of idle connections, each", columns: []string{"1,000", "5,000", "10,000", "19,000"}}
-	for _, t := range []struct {
-		label string
-		m     measurement
-		n     string
-	}{
-		{"streams", measurement{name: "idle-stream", path: stream}, "19000"},
-		{"long polls", measurement{name: "idle-poll", path: "/poll?channel={c}", flags: []string{"-poll"}}, "19000"},
-		{"WebSockets over HTTP", measurement{name: "idle-ws", path: "/ws?channel={c}", flags: []string{"-ws"}}, "19000"},
-		// These have a connection to the origin each, of which there are no more than
-		// 8,192 to one origin.
-		{"WebSockets to a WebSocket origin", measurement{name: "idle-ws-direct", path: "/echo", flags: []string{"-ws", "-ready-head"}}, "5000"},
-	} {
-		t.m.idle = true
-		t.m.flags = append(t.m.flags, "-scenario", "hold", "-n", t.n, "-memory", "1000,5000,10000", "-window", "200", "-settle", "4s", "-deadline", "60s")
-		memory.points = append(memory.points, scalePoint{t.label, t.m, memoryCells})
+	for _, t := range idleKinds {
+		m := measurement{name: t.row, path: t.path, idle: true}
+		m.flags = append(strings.Fields(t.flags), "-scenario", "hold", "-n", t.n, "-memory", "1000,5000,10000", "-window", "200", "-settle", "4s", "-deadline", "60s")
+		memory.points = append(memory.points, scalePoint{t.label, m, memoryCells})
 	}
 
 	rate := scale{
 		title:   "Publishes a second to 1,000 streams on one channel, growing by half until something is a second late or lost",
 		columns: []string{"last rate that was kept", "p50 / p99 there", "CPU per delivery there", "then, at the next rate"},
 	}
-	latency := scale{title: "Latency of a publish to one stream, 100 a second", columns: []string{"p50", "p99", "CPU per publish"}}
+	latency := scale{title: "Latency of a publish to one stream, 100 a second", columns: []string{"p50", "p99", "longest", "CPU per publish"}}
+	latencyCells := func(c cell, row string) []string {
+		longest := func(l *result.Load) float64 { return l.Paced.Latency.Max }
+		ms := func(figure func(*result.Load) float64) string { return fmt.Sprintf("%.2f ms", c.get(row, figure)) }
+		return []string{ms(pacedP50), ms(pacedP99), ms(longest), about(c.get(row, pacedCPU)) + " µs"}
+	}
 	for _, z := range []struct {
 		label, name string
 		zmq         bool
@@ -94,12 +98,13 @@ func scales() []scale {
 		m := streams("ramp-"+z.name, "-scenario", "ramp", "-n", "1000", "-rate", "50", "-publishers", "8")
 		m.zmq = z.zmq
 		rate.points = append(rate.points, scalePoint{z.label, m, rampCells})
-		m = streams("latency-"+z.name, "-scenario", "fanout", "-n", "1", "-rate", "100", "-count", "500", "-burst", "0")
+		m = streams("latency-"+z.name, "-scenario", "fanout", "-n", "1", "-rate", "100", "-count", "1000", "-burst", "0")
 		m.zmq = z.zmq
-		latency.points = append(latency.points, scalePoint{z.label, m, func(c cell, row string) []string {
-			return []string{fmt.Sprintf("%.2f ms", c.get(row, pacedP50)), fmt.Sprintf("%.2f ms", c.get(row, pacedP99)), about(c.get(row, pacedCPU)) + " µs"}
-		}})
+		latency.points = append(latency.points, scalePoint{z.label, m, latencyCells})
 	}
+	least := streams("latency-floor", "-scenario", "fanout", "-n", "1", "-rate", "100", "-count", "1000", "-burst", "0")
+	least.only = "floor"
+	latency.points = append(latency.points, scalePoint{"HTTP, the floor", least, latencyCells})
 	stuck := scale{title: "10,000 streams on one channel, 100 of which do not read now and then", columns: []string{"p50 / p99 of the others, median of the rounds", "p99, round by round", "lost"}}
 	m := streams("stuck", "-scenario", "stuck", "-n", "10000", "-stuck", "100", "-rounds", "5", "-rate", "4", "-count", "12")
 	m.small = []string{"-n", "1000", "-stuck", "50", "-rounds", "2", "-count", "4"}
@@ -147,6 +152,9 @@ func scaleMeasurements() []measurement {
 	var all []measurement
 	for _, s := range scales() {
 		for _, p := range s.points {
+			if p.m.only == "" {
+				p.m.only = "holdfast"
+			}
 			// Lines next to each other may share a measurement.
 			if n := len(all); n == 0 || all[n-1].name != p.m.name {
 				all = append(all, p.m)
@@ -224,10 +232,13 @@ func rampCells(c cell, row string) []string {
 // scaleTables writes the tables as Markdown, those of which there are results.
 func scaleTables(f *file) string {
 	var b strings.Builder
-	c := cell{f, "holdfast"}
 	for _, s := range scales() {
 		var lines strings.Builder
 		for _, p := range s.points {
+			c := cell{f, "holdfast"}
+			if p.m.only != "" {
+				c.system = p.m.only
+			}
 			ok, failure := c.has(p.m.name)
 			switch {
 			case ok:
@@ -242,4 +253,46 @@ func scaleTables(f *file) string {
 		fmt.Fprintf(&b, "**%s**\n\n| | %s |\n| --- |%s\n%s\n", s.title, strings.Join(s.columns, " | "), strings.Repeat(" --- |", len(s.columns)), lines.String())
 	}
 	return b.String()
+}
+
+// sizing writes what a million connections take, calculated from what was measured
+// with fewer; "" if it was not.
+func sizing(f *file) string {
+	c := cell{f, "holdfast"}
+	var b strings.Builder
+	line := func(what, measured, million string) {
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", what, measured, million)
+	}
+	memory := func(what, row string, of func(result.Memory) int64) {
+		each := func(l *result.Load) float64 {
+			first, last := l.Memory[0], l.Memory[len(l.Memory)-1]
+			return float64(of(last)-of(first)) / float64(max(last.Connections-first.Connections, 1))
+		}
+		n := func(l *result.Load) float64 { return float64(l.Memory[len(l.Memory)-1].Connections) }
+		if v, ok := c.median(row, each); ok && v > 0 {
+			line(what, fmt.Sprintf("%s KiB each, of %s", about(v/1024), thousands(int(c.get(row, n)))), about(v*1e6/1e9)+" GB")
+		}
+	}
+	bytes := func(m result.Memory) int64 { return m.Bytes }
+	for _, t := range idleKinds {
+		memory(t.label+": memory of all processes", t.row, bytes)
+	}
+	// Clients are on the same machine.
+	memory("a TCP connection: memory of the kernel, half of what both ends take", "idle-stream", func(m result.Memory) int64 { return m.Kernel / 2 })
+	setup := func(l *result.Load) float64 { return l.Setup.CPU * 1e6 / float64(max(l.Setup.Ready, 1)) }
+	for _, t := range idleKinds {
+		if v, ok := c.median(t.row, setup); ok && v > 0 {
+			line(t.label+": to set one up", about(v)+" µs of CPU", about(v/60)+" processors, if all come within a minute")
+		}
+	}
+	if v, ok := c.median("conns-19000", pacedCPU); ok && v > 0 {
+		line("a message to a stream, one at a time", about(v)+" µs of CPU", about(v/10)+" processors, if each gets one every ten seconds")
+	}
+	if v, ok := c.median("conns-19000", burstCPU); ok && v > 0 {
+		line("…, many at once", about(v)+" µs of CPU", about(v)+" processors, if each gets one a second")
+	}
+	if b.Len() == 0 {
+		return ""
+	}
+	return "| | measured | calculated, for a million |\n| --- | --- | --- |\n" + b.String()
 }

@@ -158,7 +158,7 @@ func webhooks(n int, to netip.AddrPort) string {
 func (g *group) waitGrip(ctx context.Context, in *instance, name string) error {
 	err := waitFor(ctx, "http://"+in.target.String()+"/small")
 	if err == nil {
-		err = waitListen(ctx, in.publish)
+		err = waitListen(ctx, in.publish, in.zmq)
 	}
 	if err != nil {
 		return fmt.Errorf("%w%s", err, g.tail(name))

@@ -168,3 +168,20 @@ func Total() (time.Duration, error) {
 	}
 	return time.Duration(ticks) * clockTick, nil
 }
+
+// Kernel is the memory in the slabs of the kernel: sockets, file descriptors and
+// the like, of all processes. Pages of socket buffers are not in it.
+func Kernel() (int64, error) {
+	b, err := os.ReadFile("/proc/meminfo")
+	if err != nil {
+		return 0, err
+	}
+	for line := range bytes.Lines(b) {
+		if v, ok := bytes.CutPrefix(line, []byte("Slab:")); ok {
+			v, _ = bytes.CutSuffix(bytes.TrimSpace(v), []byte(" kB"))
+			kib, err := strconv.ParseInt(string(bytes.TrimSpace(v)), 10, 64)
+			return kib << 10, err
+		}
+	}
+	return 0, errors.New("no Slab in /proc/meminfo")
+}

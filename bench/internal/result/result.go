@@ -36,6 +36,9 @@ type Setup struct {
 type Memory struct {
 	Connections int   `json:"connections"`
 	Bytes       int64 `json:"bytes"`
+	// Kernel is what the kernel of the whole machine keeps for itself, both ends
+	// of each connection included.
+	Kernel int64 `json:"kernel,omitempty"`
 }
 
 // Delivery tells what publishing came to.
