@@ -112,19 +112,25 @@ func main() {
 	f.StringVar(&o.set, "set", "", "settings of Holdfast, SECTION.KEY=VALUE, separated by spaces")
 	f.StringVar(&o.load, "load", "", "flags of the load client that override those of the measurement, separated by spaces")
 	f.BoolVar(&o.keep, "keep", false, "keep the directories with configurations and logs")
-	f.StringVar(&o.out, "out", "", "result file; bench/out/peers.json, or scaling.json, if empty")
+	f.StringVar(&o.out, "out", "", "result file; if empty bench/out/peers.json or scaling.json, or with -doc performance/results.json or scaling.json next to the document")
 	f.BoolVar(&o.add, "add", false, "keep what the result file has of other systems and rows")
 	f.StringVar(&o.svg, "svg", "", "directory for the drawings; none if empty")
 	f.StringVar(&o.render, "render", "", "print the table of this result file, and measure nothing")
-	f.StringVar(&o.doc, "doc", "", "document into which the table is put, between its marks")
+	f.StringVar(&o.doc, "doc", "", "document into which the tables are put, between their marks")
 	_ = f.Parse(os.Args[1:]) // ExitOnError
 	o.systems, o.rows = list(*names), list(*rows)
 	name, runs := "peers", 2
 	if o.scaling {
 		name, runs, o.systems = "scaling", 1, []string{"holdfast", "floor"}
 	}
-	if o.out == "" {
+	switch {
+	case o.out != "":
+	case o.doc == "":
 		o.out = "bench/out/" + name + ".json"
+	case o.scaling:
+		o.out = filepath.Join(filepath.Dir(o.doc), "performance", "scaling.json")
+	default:
+		o.out = filepath.Join(filepath.Dir(o.doc), "performance", "results.json")
 	}
 	if o.runs == 0 {
 		o.runs = runs

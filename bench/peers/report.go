@@ -174,7 +174,7 @@ var moreLines = []line{
 	{"plain proxying, 50 connections: p99, CPU", on("proxy50", func(c cell) string {
 		return about(c.get("proxy50", requestP99)) + " ms, " + about(c.get("proxy50", requestCPU)) + " µs"
 	}), ""},
-	{"1 MB bodies, 50 connections", on("proxy-big", bodies("proxy-big", requestP99, "p99")), ""},
+	{"1 MB bodies, 50 connections", on("proxy-big50", bodies("proxy-big50", requestP99, "p99")), ""},
 	{"1 MB bodies, 1 connection", on("proxy-big1", bodies("proxy-big1", requestP50, "p50")), ""},
 	{"WebSocket echo over HTTP, 50 connections", on("echo-http", func(c cell) string {
 		return about(c.get("echo-http", requestRate)) + " /s, p50 / p99 " + pair(c.get("echo-http", requestP50), c.get("echo-http", requestP99)) + ", " + about(c.get("echo-http", requestCPU)) + " µs"

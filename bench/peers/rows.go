@@ -94,7 +94,7 @@ func measurements() []measurement {
 			flags: []string{"-scenario", "polls", "-n", "2000", "-window", "50", "-count", "5", "-settle", "5s"},
 			small: []string{"-n", "300", "-count", "3", "-settle", "2s"},
 		},
-		{name: "proxy-big", proxied: true, path: "/big", flags: []string{"-scenario", "proxy", "-n", "50"}},
+		{name: "proxy-big50", proxied: true, path: "/big", flags: []string{"-scenario", "proxy", "-n", "50"}},
 		{name: "proxy-big1", proxied: true, path: "/big", flags: []string{"-scenario", "proxy", "-n", "1"}},
 		{name: "echo", proxied: true, path: "/echo", flags: []string{"-scenario", "echo", "-n", "50"}},
 		{name: "echo-http", proxied: true, grip: true, path: "/ws", flags: []string{"-scenario", "echo", "-n", "50"}},

@@ -67,7 +67,7 @@ func scales() []scale {
 		label, n string
 		bytes    float64
 	}{{"100 bytes", "100", 100}, {"1 KiB", "1024", 1024}, {"16 KiB", "16384", 16384}} {
-		m := streams("size-"+s.n, "-scenario", "fanout", "-n", "10000", "-size", s.n, "-count", "10", "-burst", "20")
+		m := streams("size-10000-"+s.n, "-scenario", "fanout", "-n", "10000", "-size", s.n, "-count", "10", "-burst", "20")
 		size.points = append(size.points, scalePoint{s.label, m, func(c cell, row string) []string {
 			cells := fanoutCells(c, row)
 			return append(cells[:3], about(c.get(row, burstRate)*s.bytes/1e6))
