@@ -11,6 +11,7 @@ package netloop
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +37,7 @@ type Loop struct {
 	start    time.Time
 	handlers []Handler // by file descriptor
 	events   [1024]unix.EpollEvent
-	timers   []timer
+	timers   []timer // the first is due first
 	soon     []func()
 	buf      [64 << 10]byte // what every Conn reads into
 }
@@ -102,7 +103,14 @@ func (l *Loop) Close(fd int, abort bool) {
 
 // After calls f from Run once d has passed.
 func (l *Loop) After(d time.Duration, f func()) {
-	l.timers = append(l.timers, timer{at: l.Now() + d, f: f})
+	t := timer{at: l.Now() + d, f: f}
+	i, _ := slices.BinarySearchFunc(l.timers, t.at, func(other timer, at time.Duration) int {
+		if other.at <= at {
+			return -1
+		}
+		return 1
+	})
+	l.timers = slices.Insert(l.timers, i, t)
 }
 
 // Soon calls f from Run, after the current batch of events.
@@ -156,24 +164,17 @@ func (l *Loop) wait() int {
 	if len(l.timers) == 0 {
 		return 1000
 	}
-	now, next := l.Now(), l.timers[0].at
-	for _, t := range l.timers {
-		next = min(next, t.at)
-	}
-	return int(min(max(next-now+time.Millisecond-1, 0)/time.Millisecond, 1000))
+	left := l.timers[0].at - l.Now()
+	return int(min(max(left+time.Millisecond-1, 0)/time.Millisecond, 1000))
 }
 
 func (l *Loop) fire() {
 	now := l.Now()
-	for i := 0; i < len(l.timers); {
-		t := l.timers[i]
-		if t.at > now {
-			i++
-			continue
-		}
+	for len(l.timers) > 0 && l.timers[0].at <= now {
 		// Remove before the call: f may add timers.
-		l.timers = append(l.timers[:i], l.timers[i+1:]...)
-		t.f()
+		f := l.timers[0].f
+		l.timers = slices.Delete(l.timers, 0, 1)
+		f()
 	}
 }
 
