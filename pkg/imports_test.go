@@ -43,7 +43,7 @@ var packages = []struct {
 
 	// Services: sockets, each with one owner.
 	{"pkg/bus", "frames between processes", nil},
-	{"pkg/bus/bustest", "the bus in memory, for tests", []string{"pkg/bus"}},
+	{"pkg/bus/bustest", "the bus in memory, for tests", []string{"pkg/bus", "test/poll"}},
 	{"pkg/webhook", "durable delivery to HTTP endpoints", []string{"pkg/frame", "pkg/hook", "pkg/http1"}},
 	{"pkg/origin", "requests to origins over kept connections", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy"}},
 	{"pkg/outbound", "requests to addresses that others chose", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy", "pkg/origin", "pkg/wsevents"}},

@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/need"
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -194,11 +196,7 @@ func (s *script) up() *script {
 
 func (s *script) eventually(what string, ok func() bool) {
 	s.t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			s.t.Fatalf("waited in vain for %s", what)
-		}
-	}
+	poll.Until(s.t, what, ok)
 }
 
 func (s *script) says(text string) {
@@ -722,9 +720,7 @@ func TestDeploy(t *testing.T) {
 
 func TestShellcheck(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("shellcheck"); err != nil {
-		t.Skip("shellcheck is not installed")
-	}
+	need.Program(t, "shellcheck", "shellcheck")
 	if out, err := exec.Command("shellcheck", "holdfast", "fuzz").CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
@@ -814,19 +810,12 @@ func TestReadme(t *testing.T) {
 	if err := stream.expect("hello", 5*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	python := "/usr/bin/python3" // Debian's has the module of Debian's package
-	if err := exec.Command(python, "-c", "import zmq").Run(); err != nil {
-		t.Log("pyzmq is not installed, so that part of the readme is not run")
-	} else {
-		if out, err := run(python, "publish.py").Output(); err != nil {
-			t.Fatalf("publish.py: %s, %v", out, err)
-		}
-		if err := stream.expect("hello over ZeroMQ", 5*time.Second); err != nil {
-			t.Fatal(err)
-		}
+	python := need.PyZMQ(t)
+	if out, err := run(python, "publish.py").Output(); err != nil {
+		t.Fatalf("publish.py: %s, %v", out, err)
 	}
-	if err := exec.Command(python, "--version").Run(); err != nil {
-		t.Skip("no Python, so the backend of the readme is not run")
+	if err := stream.expect("hello over ZeroMQ", 5*time.Second); err != nil {
+		t.Fatal(err)
 	}
 	backend := run(python, "backend.py")
 	backend.Stderr = nil // its access log

@@ -21,6 +21,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // What was measured of go-zeromq/zmq4 v0.17.0 and why this package has sockets
@@ -130,7 +131,7 @@ func TestFactPushCopiesToAllPeers(t *testing.T) {
 			}()
 		}
 		push := closing[*bus.Push](t)(bus.NewPush(bus.SocketOptions{Connect: specs}))
-		bustest.Eventually(t, "two connections", func() bool { return push.Conns() == 2 })
+		poll.Until(t, "two connections", func() bool { return push.Conns() == 2 })
 		for i := range n {
 			must(t, push.Send(t.Context(), fmt.Append(nil, i)))
 		}
@@ -172,7 +173,7 @@ func TestFactSilentPeerBlocksAccept(t *testing.T) {
 		must(t, push.Send(t.Context(), []byte("x")))
 		wantMessage(t, pull, "x")
 		wantClosed(t, silent)
-		bustest.Eventually(t, "the count", func() bool {
+		poll.Until(t, "the count", func() bool {
 			return metric(t, reg, "holdfast_socket_connections_refused_total") == 1
 		})
 	})
@@ -302,7 +303,7 @@ func TestFactPubDropsInSilence(t *testing.T) {
 		must(t, sub.Dial("ipc://"+pub.Addr().String()))
 		must(t, sub.SetOption(zmq4.OptionSubscribe, ""))
 		topics := pub.(zmq4.Topics)
-		bustest.Eventually(t, "the subscription", func() bool { return len(topics.Topics()) > 0 })
+		poll.Until(t, "the subscription", func() bool { return len(topics.Topics()) > 0 })
 		const n = 30_000
 		body := bytes.Repeat([]byte("x"), 1000)
 		for range n { // more than the kernel's buffers hold, and nobody reads
@@ -337,7 +338,7 @@ func TestFactPubDropsInSilence(t *testing.T) {
 		pub := closing[*bus.Pub](t)(bus.NewPub(o))
 		sub := closing[*bus.Sub](t)(bus.NewSub(connected(pub.Endpoints()[0])))
 		sub.Subscribe("")
-		bustest.Eventually(t, "the subscription", func() bool {
+		poll.Until(t, "the subscription", func() bool {
 			must(t, pub.Send([]byte("first")))
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 			defer cancel()
@@ -350,7 +351,7 @@ func TestFactPubDropsInSilence(t *testing.T) {
 			must(t, pub.Send(body))
 		}
 		got := 0
-		bustest.Eventually(t, "as many as were not counted as dropped", func() bool {
+		poll.Until(t, "as many as were not counted as dropped", func() bool {
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 			defer cancel()
 			for {
@@ -382,7 +383,7 @@ func TestLostBroadcastsAreCounted(t *testing.T) {
 	bustest.Start(t, b, &g)
 	g.WaitUp(t, "proxy.0")
 	ra.WaitUp(t, "handler.0")
-	bustest.Eventually(t, "the first broadcast", func() bool {
+	poll.Until(t, "the first broadcast", func() bool {
 		a.Publish("t", nil)
 		return g.seen()
 	})
@@ -391,7 +392,7 @@ func TestLostBroadcastsAreCounted(t *testing.T) {
 		a.Publish("t", body)
 	}
 	close(g.open)
-	bustest.Eventually(t, "the count of the lost", func() bool {
+	poll.Until(t, "the count of the lost", func() bool {
 		a.Publish("t", nil)
 		return metric(t, reg, "holdfast_bus_broadcasts_lost_total") > 0
 	})
@@ -432,7 +433,7 @@ func TestFactSendAfterLastPeerIsLost(t *testing.T) {
 			t.Errorf("zmq4 noticed: %v", err)
 		}
 		// The next one fails, so it is not that the connection still stood.
-		bustest.Eventually(t, "an error", func() bool { return push.SendMulti(zmq4.NewMsgString("3")) != nil })
+		poll.Until(t, "an error", func() bool { return push.SendMulti(zmq4.NewMsgString("3")) != nil })
 	})
 	// "bus" is TestBrokenConnectionsLoseAndRepeatNothing.
 }
@@ -456,7 +457,7 @@ func TestFactRecvEndsWithOnePeer(t *testing.T) {
 			must(t, push.Send(t.Context(), []byte(m)))
 			must(t, push.Flush(t.Context()))
 			must(t, push.Close())
-			bustest.Eventually(t, "the peer's end", func() bool { return pull.Conns() == 0 })
+			poll.Until(t, "the peer's end", func() bool { return pull.Conns() == 0 })
 			wantMessage(t, pull, m)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -479,10 +480,8 @@ func TestFactSubDoesNotComeBack(t *testing.T) {
 		again := zsock(t, zmq4.NewPub(ctx))
 		must(t, again.Listen(spec))
 		topics := again.(zmq4.Topics)
-		for end := time.Now().Add(300 * time.Millisecond); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-			if n := len(topics.Topics()); n != 0 {
-				t.Fatalf("zmq4 came back, with %d topics", n)
-			}
+		if poll.For(300*time.Millisecond, func() bool { return len(topics.Topics()) != 0 }) {
+			t.Fatalf("zmq4 came back, with the topics %q", topics.Topics())
 		}
 	})
 	t.Run("bus", func(t *testing.T) {
@@ -492,7 +491,7 @@ func TestFactSubDoesNotComeBack(t *testing.T) {
 		for _, m := range []string{"1", "2"} {
 			pub, err := bus.NewPub(bound(spec))
 			must(t, err)
-			bustest.Eventually(t, "the message", func() bool {
+			poll.Until(t, "the message", func() bool {
 				must(t, pub.Send([]byte(m)))
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 				defer cancel()

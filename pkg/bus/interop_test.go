@@ -14,16 +14,11 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/bus"
-	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/test/need"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // These tests talk to libzmq by way of pyzmq, in both directions.
-
-const python = "/usr/bin/python3"
-
-var havePyZMQ = sync.OnceValue(func() bool {
-	return exec.Command(python, "-c", "import zmq").Run() == nil //nolint:noctx // ends by itself
-})
 
 // script is a Python program that speaks ZeroMQ.
 type script struct {
@@ -35,9 +30,7 @@ type script struct {
 // `say(text)` prints a line.
 func py(t *testing.T, program string, args ...string) *script {
 	t.Helper()
-	if !havePyZMQ() {
-		t.Skip("needs " + python + " with the module zmq (Debian: python3-zmq)")
-	}
+	python := need.PyZMQ(t)
 	const prelude = `
 import sys, zmq
 ctx = zmq.Context()
@@ -246,7 +239,7 @@ s.subscribe(b'message ')
 say('ready'); say(repr(s.recv_multipart()))
 `, pub.Endpoints()[0])
 	p.want("ready")
-	bustest.Eventually(t, "the subscriber's message", func() bool {
+	poll.Until(t, "the subscriber's message", func() bool {
 		// Repeated, since nothing tells when the subscription has arrived.
 		for _, m := range []string{"conn x", "message y"} {
 			if err := pub.Send([]byte(m)); err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestMain(m *testing.M) {
@@ -205,7 +206,7 @@ func TestMetrics(t *testing.T) {
 		"holdfast_bus_frames_total": 20, "holdfast_bus_bytes_total": 100, "holdfast_bus_peers_up": 1,
 		"holdfast_bus_queue_frames": 0, "holdfast_bus_frames_repeated_total": 0,
 	} {
-		bustest.Eventually(t, name, func() bool { return metric(t, reg, name) == want })
+		poll.Until(t, name, func() bool { return metric(t, reg, name) == want })
 	}
 }
 
@@ -238,7 +239,7 @@ func TestKeptFrameDoesNotKeepItsMessage(t *testing.T) {
 	body := make([]byte, 100)
 	before := heap()
 	for range h.want {
-		bustest.Eventually(t, "room in the queue", func() bool { return a.Send("handler.0", body) == nil })
+		poll.Until(t, "room in the queue", func() bool { return a.Send("handler.0", body) == nil })
 	}
 	select {
 	case <-h.done:
@@ -246,7 +247,7 @@ func TestKeptFrameDoesNotKeepItsMessage(t *testing.T) {
 		t.Fatal("frames are missing")
 	}
 	// 3,000 frames of 100 bytes are kept; the messages had 30 MB together.
-	bustest.Eventually(t, "the messages to be freed", func() bool { return heap() < before+10<<20 })
+	poll.Until(t, "the messages to be freed", func() bool { return heap() < before+10<<20 })
 	runtime.KeepAlive(h.kept)
 }
 

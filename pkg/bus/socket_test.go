@@ -10,7 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast/holdfast/pkg/bus"
-	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestSocketHasRoomForSoManyConnections(t *testing.T) {
@@ -137,7 +137,7 @@ func TestRepServesOthersMeanwhile(t *testing.T) {
 	must(t, req.Reply([]byte("answer")))
 	wantMessage(t, second, "", "answer")
 	must(t, first.Close())
-	bustest.Eventually(t, "the asker to be gone", func() bool {
+	poll.Until(t, "the asker to be gone", func() bool {
 		return errors.Is(late.Reply([]byte("too late")), bus.ErrNoPeer)
 	})
 }
@@ -149,7 +149,7 @@ func TestSubThatOverflowsAPublisher(t *testing.T) {
 	o.Limits.SendBytes = 64 << 10
 	sub := closing[*bus.Sub](t)(bus.NewSub(o))
 	deaf := stranger(t, sub.Endpoints()[0], greeting(), ready("Socket-Type", "PUB"))
-	bustest.Eventually(t, "the connection", func() bool { return sub.Conns() == 1 })
+	poll.Until(t, "the connection", func() bool { return sub.Conns() == 1 })
 	topic := string(make([]byte, 10_000))
 	for i := 0; sub.Conns() == 1 && i < 10_000; i++ {
 		sub.Subscribe(topic + time.Duration(i).String())

@@ -9,6 +9,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // slowpoke is a receiver that stands still until it is let go.
@@ -62,7 +63,7 @@ func TestLastWordsOfAKilledProcess(t *testing.T) {
 	var rc bustest.Recorder
 	bustest.Start(t, c, &rc)
 	// Its hello is in, or on its way.
-	bustest.Eventually(t, "a hello", func() bool { return metric(t, reg, "holdfast_socket_messages_total") > 0 })
+	poll.Until(t, "a hello", func() bool { return metric(t, reg, "holdfast_socket_messages_total") > 0 })
 	close(r.goOn)
 	events := r.Wait(t, "the successor to be up", func(events []bustest.Event) bool {
 		last := events[len(events)-1]

@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // relay stands between a node and the sockets of another and breaks connections
@@ -167,7 +168,7 @@ func TestBrokenConnectionsLoseAndRepeatNothing(t *testing.T) {
 	resent := func() bool { return metric(t, reg, "holdfast_bus_frames_resent_total") > 0 }
 	frames := 0
 	for ; frames < atLeast || frames%1000 != 0 || !resent(); frames++ {
-		bustest.Eventually(t, "room in the queue", func() bool { return a.Send("handler.0", fmt.Appendf(nil, "%d", frames)) == nil })
+		poll.Until(t, "room in the queue", func() bool { return a.Send("handler.0", fmt.Appendf(nil, "%d", frames)) == nil })
 	}
 	got := ra.WaitFrames(t, "handler.0", frames)
 	close(stop)
@@ -261,7 +262,7 @@ func TestPeerThatDialsIsLearned(t *testing.T) {
 		t.Fatal(err)
 	}
 	ra.WaitFrames(t, "handler.0", 1)
-	bustest.Eventually(t, "a broadcast of the learned peer", func() bool {
+	poll.Until(t, "a broadcast of the learned peer", func() bool {
 		a.Publish("t", []byte("x"))
 		return slices.ContainsFunc(rb.Events(), func(e bustest.Event) bool { return e.Kind == "broadcast" })
 	})

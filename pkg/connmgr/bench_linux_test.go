@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // BenchmarkDeliver is publications from the bus to some thousand streams on the
@@ -44,7 +45,7 @@ func BenchmarkDeliver(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	poll(b, "held", func() bool { return r.parked() == n })
+	poll.Until(b, "held", func() bool { return r.parked() == n })
 	stop := make(chan struct{})
 	stopped := make(chan struct{})
 	go func() {

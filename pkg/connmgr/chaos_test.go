@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // Clients of all kinds come and go while proxies and handlers are killed. In the
@@ -22,6 +23,7 @@ func TestNothingIsLeft(t *testing.T) {
 	r := newRig(t, func(o *Options) { o.MaxBacklog = 10_000; o.PeerWait = patience })
 	var handler atomic.Pointer[far]
 	var accounted atomic.Int64
+	var ended atomic.Int64 // connections
 	proxy := func(f *far, got frame.Frame) bool {
 		f.mortal = true
 		req, ok := got.(*frame.Request)
@@ -102,6 +104,7 @@ func TestNothingIsLeft(t *testing.T) {
 					_ = nc.(*net.TCPConn).CloseWrite()
 				}
 				_ = nc.Close()
+				ended.Add(1)
 			}
 		})
 	}
@@ -126,7 +129,9 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 	})
 	for i := range 8 {
-		time.Sleep(100 * time.Millisecond) // let it run for a while
+		// Let it run for a while.
+		ends, counted := ended.Load()+100, accounted.Load()
+		poll.Until(t, "clients to come and go, and outcomes", func() bool { return ended.Load() >= ends && accounted.Load() > counted })
 		name := []string{"proxy.0", "handler.0", "proxy.1", "handler.0"}[i%4]
 		if name == "handler.0" {
 			handler.Store(nil)
@@ -140,12 +145,12 @@ func TestNothingIsLeft(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	poll(t, "nothing left", func() bool {
+	poll.Until(t, "nothing left", func() bool {
 		r.s.mu.Lock()
 		defer r.s.mu.Unlock()
 		return len(r.s.exchanges) == 0
 	})
-	poll(t, "no connection left", func() bool { return r.s.open() == 0 })
+	poll.Until(t, "no connection left", func() bool { return r.s.open() == 0 })
 	for what, n := range map[string]float64{
 		"groups":  float64(r.s.groups.len()),
 		"streams": float64(r.holds(frame.ModeStream)),

@@ -20,6 +20,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -101,7 +102,7 @@ func (r *rig) far(name string, do func(f *far, got frame.Frame) bool) *far {
 	}()
 	r.t.Cleanup(f.stop)
 	<-f.up
-	poll(r.t, name+" is known", func() bool {
+	poll.Until(r.t, name+" is known", func() bool {
 		r.s.mu.Lock()
 		defer r.s.mu.Unlock()
 		p := r.s.peers[name]
@@ -254,15 +255,6 @@ func (c *client) end() error {
 		c.t.Error("connection still open")
 	}
 	return err
-}
-
-func poll(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
 }
 
 // held sends a request on c, holds it as f says and waits for the request.

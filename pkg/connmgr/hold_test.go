@@ -10,11 +10,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 const streamHead = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -228,7 +230,7 @@ func TestResponseHoldTimeout(t *testing.T) {
 	for range 3 {
 		f := h.response("g")
 		f.ID = r.hold(p, h, c, f)
-		poll(t, "held", func() bool { return r.holds(frame.ModeResponse) == 1 })
+		poll.Until(t, "held", func() bool { return r.holds(frame.ModeResponse) == 1 })
 		r.clock.add(3599 * time.Second)
 		h.send(&frame.Deliver{Pub: f.ID, Mode: frame.ModeStream, Only: []uint64{f.ID}}) // not for this mode
 		if n, dropped := h.outcome(f.ID, 1); n != 0 || dropped[frame.ReasonNotReady] != 1 {
@@ -459,7 +461,7 @@ func TestEndedWithoutHandler(t *testing.T) {
 	long, told, untold := hold(), hold(), hold()
 	_ = long.Close()
 	next[*frame.Closed](h)
-	poll(t, "it is forgotten", func() bool {
+	poll.Until(t, "it is forgotten", func() bool {
 		r.clock.add(2 * endedTime)
 		r.s.mu.Lock()
 		defer r.s.mu.Unlock()
@@ -468,13 +470,13 @@ func TestEndedWithoutHandler(t *testing.T) {
 	_ = told.Close()
 	next[*frame.Closed](h)
 	r.net.Kill("handler.0")
-	poll(t, "the handler is gone", func() bool {
+	poll.Until(t, "the handler is gone", func() bool {
 		r.s.mu.Lock()
 		defer r.s.mu.Unlock()
 		return r.s.peers["handler.0"] == nil
 	})
 	_ = untold.Close()
-	poll(t, "it has ended", func() bool { return r.holds(frame.ModeStream) == 0 })
+	poll.Until(t, "it has ended", func() bool { return r.holds(frame.ModeStream) == 0 })
 	for _, want := range []int{2, 0} { // once is enough
 		h = r.far("handler.0", nil)
 		n := 0
@@ -505,7 +507,7 @@ func TestHoldsMoveToAnotherHandler(t *testing.T) {
 	r.hold(p, h, c, h.stream("", "g"))
 	c.expect(streamHead)
 	r.net.Kill("handler.0")
-	poll(t, "the handler is gone", func() bool {
+	poll.Until(t, "the handler is gone", func() bool {
 		r.s.mu.Lock()
 		defer r.s.mu.Unlock()
 		return r.s.peers["handler.0"] == nil
@@ -560,7 +562,7 @@ func TestKeepAlive(t *testing.T) {
 			f.KeepAlive = frame.KeepAlive{Data: []byte("\n"), Millis: 100_000, Interval: interval}
 			id := r.hold(p, h, c, f)
 			c.expect(streamHead)
-			poll(t, "held", func() bool { return r.holds(frame.ModeStream) == 1 })
+			poll.Until(t, "held", func() bool { return r.holds(frame.ModeStream) == 1 })
 			r.sync(h, id)
 			// The handler may be gone all the while.
 			r.clock.add(98 * time.Second)
@@ -595,6 +597,7 @@ func TestDeliveriesInOrder(t *testing.T) {
 	r := newRig(t)
 	p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
 	var wg sync.WaitGroup
+	var sent atomic.Int64
 	for i := range members {
 		c := r.dial()
 		r.hold(p, h, c, h.stream("", "g", fmt.Sprintf("own%d", i)))
@@ -608,8 +611,8 @@ func TestDeliveriesInOrder(t *testing.T) {
 					t.Errorf("member %d: got %q (%v), want %q", i, got, err, want)
 					return
 				}
-				if rnd.IntN(200) == 0 {
-					time.Sleep(time.Millisecond) // read at a pace of its own
+				if rnd.IntN(200) == 0 { // read at a pace of its own
+					poll.For(patience, func() bool { return sent.Load() >= int64(min(n+100, pubs)) })
 				}
 			}
 		})
@@ -626,6 +629,7 @@ func TestDeliveriesInOrder(t *testing.T) {
 	}
 	for n := range pubs {
 		h.send(publish(uint64(n+1), "g", fmt.Sprintf("message %d ", n)))
+		sent.Add(1)
 	}
 	wg.Wait()
 	total := 0
@@ -680,7 +684,7 @@ func TestStuckClient(t *testing.T) {
 				if n := counterValue(r.s.metrics.slow); n != 1 {
 					t.Errorf("%v slow clients counted", n)
 				}
-				poll(t, "empty backlog", func() bool { return counterValue(r.s.metrics.backlog) == 0 })
+				poll.Until(t, "empty backlog", func() bool { return counterValue(r.s.metrics.backlog) == 0 })
 				return
 			}
 			h.send(publish(pubs+1, "g", "last"))
@@ -740,7 +744,7 @@ func TestHeldClientLeaves(t *testing.T) {
 				if closed := next[*frame.Closed](h); closed.Reason != frame.ReasonClientGone {
 					t.Errorf("closed: %+v", closed)
 				}
-				poll(t, "nothing left", func() bool { return r.s.open() == 0 && r.s.groups.len() == 0 && r.holds(mode) == 0 })
+				poll.Until(t, "nothing left", func() bool { return r.s.open() == 0 && r.s.groups.len() == 0 && r.holds(mode) == 0 })
 			})
 		}
 	}
@@ -881,7 +885,9 @@ func TestHoldAfterProxyDied(t *testing.T) {
 // While a server drains, a client that has just connected is served, one whose
 // connection has been idle too, and an EventSource is told when to come back.
 func TestDrainIsPolite(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.DrainTime = patience })
+	const long = time.Hour // it ends when nobody is left
+	r := newRig(t, func(o *Options) { o.DrainTime = long })
+	r.s.idleGrace = long
 	p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
 	answer := func() {
 		p.send(&frame.Response{ID: next[*frame.Request](p).ID, Code: 200, Reason: "OK"})
@@ -894,9 +900,9 @@ func TestDrainIsPolite(t *testing.T) {
 	f.Header = []frame.Field{{Name: "Content-Type", Value: "text/event-stream; charset=utf-8"}}
 	r.hold(p, h, sse, f)
 	sse.head()
-	poll(t, "the new connection is known", func() bool { return r.s.open() == 3 })
+	poll.Until(t, "the new connection is known", func() bool { return r.s.open() == 3 })
 	r.stop()
-	poll(t, "it drains", r.s.draining.Load)
+	poll.Until(t, "it drains", r.s.draining.Load)
 	for _, c := range []*client{fresh, idle} {
 		c.get("/last")
 		answer()
@@ -941,7 +947,7 @@ func TestRefusedByAProxyThatStops(t *testing.T) {
 		t.Error(err)
 	}
 	other.node.Publish("leaving", nil) // one may say so itself, too
-	poll(t, "nobody is left to ask", func() bool { return r.s.Ready() != nil })
+	poll.Until(t, "nobody is left to ask", func() bool { return r.s.Ready() != nil })
 	_ = c.Close()
 }
 

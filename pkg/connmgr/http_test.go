@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 const echoHead = "HTTP/1.1 200 OK\r\nX-Host: h\r\n"
@@ -240,7 +241,7 @@ func TestResponses(t *testing.T) {
 			}
 			c.get("/again")
 			c.expect(echoed("GET /again "))
-			poll(t, "no exchange left", func() bool { r.s.mu.Lock(); defer r.s.mu.Unlock(); return len(r.s.exchanges) == 0 })
+			poll.Until(t, "no exchange left", func() bool { r.s.mu.Lock(); defer r.s.mu.Unlock(); return len(r.s.exchanges) == 0 })
 		})
 	}
 }
@@ -515,7 +516,7 @@ func TestProxyDies(t *testing.T) {
 		r := newRig(t)
 		c := r.dial()
 		c.get("/late")
-		poll(t, "request read", func() bool { return counterValue(r.s.metrics.requests) == 1 })
+		poll.Until(t, "request read", func() bool { return counterValue(r.s.metrics.requests) == 1 })
 		r.far("proxy.0", echo)
 		c.expect(echoed("GET /late "))
 	})
@@ -526,7 +527,7 @@ func TestProxyDies(t *testing.T) {
 		r.net.SetQueueBytes(1)
 		c := r.dial()
 		c.send("POST /late HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
-		poll(t, "request read", func() bool { return counterValue(r.s.metrics.requests) == 1 })
+		poll.Until(t, "request read", func() bool { return counterValue(r.s.metrics.requests) == 1 })
 		r.net.SetQueueBytes(1 << 20)
 		r.net.Resume("proxy.0")
 		c.expect(echoed("POST /late "))
@@ -615,7 +616,7 @@ func TestGap(t *testing.T) {
 	c.get("/")
 	req := next[*frame.Request](p)
 	p.send(&frame.Body{ID: req.ID, Seq: 1, Data: []byte("x")})
-	poll(t, "gap seen", func() bool { r.s.mu.Lock(); defer r.s.mu.Unlock(); return len(r.s.gaps) == 1 })
+	poll.Until(t, "gap seen", func() bool { r.s.mu.Lock(); defer r.s.mu.Unlock(); return len(r.s.gaps) == 1 })
 	r.clock.add(11 * time.Second)
 	c.expect("HTTP/1.1 502 Bad Gateway\r\n")
 	if f := next[*frame.Cancel](p); f.Reason != frame.ReasonGap {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/sockjs"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // sockJSRig is a server whose proxy says that everything under /s is SockJS.
@@ -113,7 +114,7 @@ func TestSockJSOpenAborted(t *testing.T) {
 	if f := next[*frame.Cancel](r.p); f.ID != id {
 		t.Errorf("got %+v", f)
 	}
-	poll(t, "the name is free", func() bool {
+	poll.Until(t, "the name is free", func() bool {
 		r.s.sockJS.mu.Lock()
 		defer r.s.sockJS.mu.Unlock()
 		return len(r.s.sockJS.byName) == 0

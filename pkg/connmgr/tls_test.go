@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // writeCert makes a certificate whose common name is cn, modified at the time at.
@@ -173,7 +174,7 @@ func TestTLSBacklog(t *testing.T) {
 	for n := range pubs {
 		h.send(publish(uint64(n+1), "g", string(body)))
 	}
-	poll(t, "a backlog", func() bool { return counterValue(r.s.metrics.backlog) > 1<<20 })
+	poll.Until(t, "a backlog", func() bool { return counterValue(r.s.metrics.backlog) > 1<<20 })
 	for range pubs {
 		c.expect(chunk(string(body)))
 	}
@@ -182,7 +183,7 @@ func TestTLSBacklog(t *testing.T) {
 			t.Fatalf("publication %d: delivered %d, dropped %v", n, d, dropped)
 		}
 	}
-	poll(t, "no backlog", func() bool { return counterValue(r.s.metrics.backlog) == 0 })
+	poll.Until(t, "no backlog", func() bool { return counterValue(r.s.metrics.backlog) == 0 })
 }
 
 func TestTLSDropOldest(t *testing.T) {

@@ -16,6 +16,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // wsRig is a server with a fake proxy and a fake handler for WebSockets.
@@ -328,7 +329,7 @@ func TestWebSocketCloseTimeouts(t *testing.T) {
 	c = r.open("")
 	c.frame(0x88, status(4321, ""))
 	next[*frame.Message](r.p)
-	poll(t, "close frame is seen", func() bool {
+	poll.Until(t, "close frame is seen", func() bool {
 		_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
 		r.clock.add(wsCloseAnswer + time.Second)
 		_, err := c.br.Peek(1)
@@ -468,7 +469,7 @@ func TestWebSocketPublicationsStayOutOfMessages(t *testing.T) {
 // waiting waits until so many bytes wait for clients.
 func (s *Server) waiting(t *testing.T, bytes float64) {
 	t.Helper()
-	poll(t, "publications wait", func() bool { return counterValue(s.metrics.backlog) == bytes })
+	poll.Until(t, "publications wait", func() bool { return counterValue(s.metrics.backlog) == bytes })
 }
 
 func TestWebSocketBacklogPolicies(t *testing.T) {
@@ -540,7 +541,7 @@ func TestWebSocketTunes(t *testing.T) {
 	c.want(0x81, "flushed nothing")
 	// Detached: the client stays, and is answered by us.
 	c.far(&frame.Tune{Op: frame.TuneDelay, Data: []byte("d4"), Kind: frame.MessageText, Millis: 5000}, &frame.Tune{Op: frame.TuneDetach})
-	poll(t, "the proxy has let go", func() bool {
+	poll.Until(t, "the proxy has let go", func() bool {
 		x := r.s.exchange(c.id)
 		x.mu.Lock()
 		defer x.mu.Unlock()
@@ -621,7 +622,7 @@ func TestWebSocketSessionIsHandedOn(t *testing.T) {
 	c.far(&frame.Session{Record: []byte("second"), Acked: 1})
 	r.settled(c)
 	r.p.stop()
-	poll(t, "the session is an orphan", func() bool {
+	poll.Until(t, "the session is an orphan", func() bool {
 		x := r.s.exchange(c.id)
 		x.mu.Lock()
 		defer x.mu.Unlock()
@@ -905,7 +906,7 @@ func TestQuietWebSocket(t *testing.T) {
 			rests := func() bool { return runtime.NumGoroutine() < before+n/2 }
 			polls := r.s.poller != nil && name != "no poller"
 			if polls {
-				poll(t, "goroutines end", rests)
+				poll.Until(t, "goroutines end", rests)
 			}
 			for i, c := range clients {
 				switch i % 4 {
@@ -948,7 +949,7 @@ func TestQuietWebSocket(t *testing.T) {
 				}
 			}
 			if polls {
-				poll(t, "goroutines end again", rests)
+				poll.Until(t, "goroutines end again", rests)
 			}
 			for _, c := range clients {
 				_ = c.Conn.Close()

@@ -17,6 +17,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -109,13 +110,7 @@ func (r *rig) run() {
 // wait polls until ok says yes.
 func (r *rig) wait(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("waited too long: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	poll.Until(r.t, what, ok)
 }
 
 // metric returns the sum of a metric over the label values that contain match.
@@ -487,16 +482,12 @@ func ch(name string) frame.Channel { return frame.Channel{Name: name} }
 func (r *rig) expect(h *fakeHold, want ...string) {
 	r.t.Helper()
 	var got []string
-	deadline := time.Now().Add(20 * time.Second)
-	for {
+	poll.For(poll.Patience, func() bool {
 		r.conn.get(func() { got = slices.Clone(h.got) })
-		if slices.Equal(got, want) {
-			return
-		}
-		if time.Now().After(deadline) || len(got) > len(want) {
-			r.t.Fatalf("got %q, want %q", got, want)
-		}
-		time.Sleep(time.Millisecond)
+		return slices.Equal(got, want) || len(got) > len(want)
+	})
+	if !slices.Equal(got, want) {
+		r.t.Fatalf("got %q, want %q", got, want)
 	}
 }
 

@@ -7,13 +7,13 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/tnet"
+	"github.com/holdfast/holdfast/test/need"
 )
 
 // sockets gives a rig ZeroMQ sockets of its own.
@@ -178,12 +178,6 @@ func TestCommands(t *testing.T) {
 	expect(command("sing", nil), false, nil, "method-not-found")
 }
 
-const python = "/usr/bin/python3"
-
-var havePyZMQ = sync.OnceValue(func() bool {
-	return exec.Command(python, "-c", "import zmq").Run() == nil
-})
-
 // A proxy that does not answer makes a check fail, one that goes away does not.
 func TestCheckFails(t *testing.T) {
 	r := newRig(t)
@@ -216,9 +210,7 @@ func TestCheckFails(t *testing.T) {
 
 // TestPython publishes with libzmq by all three sockets.
 func TestPython(t *testing.T) {
-	if !havePyZMQ() {
-		t.Skip("needs " + python + " with the module zmq (Debian: python3-zmq)")
-	}
+	python := need.PyZMQ(t)
 	r := newRig(t, sockets(t))
 	cmd := exec.Command(python, "-c", `
 import sys, zmq

@@ -91,23 +91,32 @@ func TestReserved(t *testing.T) {
 	}
 }
 
+// runes has a rune for each byte: patterns are about bytes, expressions want UTF-8.
+func runes(s string) string {
+	r := make([]rune, len(s))
+	for i := range len(s) {
+		r[i] = rune(s[i])
+	}
+	return string(r)
+}
+
 // A pattern means the same as the regular expression that one would write.
 func FuzzMatch(f *testing.F) {
 	f.Add("a*b*", "axbx")
 	f.Add("*aa*a", "aaa")
 	f.Fuzz(func(t *testing.T, pattern, name string) {
-		if CheckPattern(pattern) != nil || len(name) > 200 {
-			t.Skip()
+		if CheckPattern(pattern) != nil {
+			return
 		}
-		parts := strings.Split(pattern, "*")
+		parts := strings.Split(runes(pattern), "*")
 		for i := range parts {
 			parts[i] = regexp.QuoteMeta(parts[i])
 		}
 		re, err := regexp.Compile(`(?s)\A` + strings.Join(parts, `.*`) + `\z`)
-		if err != nil || strings.ToValidUTF8(pattern+name, "") != pattern+name {
-			t.Skip() // the expression wants UTF-8, patterns are about bytes
+		if err != nil {
+			t.Fatal(err)
 		}
-		want := re.MatchString(name)
+		want := re.MatchString(runes(name))
 		var s Set[int]
 		s.Add(pattern, 1)
 		if got := Match(pattern, name); got != want || s.Has(name) != want {

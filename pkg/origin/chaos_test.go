@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // Requests of all kinds against an origin that misbehaves in all ways, with
@@ -88,7 +89,7 @@ func TestChaos(t *testing.T) {
 	if complete < 16*60/4 {
 		t.Errorf("only %d of %d requests were answered", complete, 16*60)
 	}
-	until(t, "no connection is in use", func() bool { s := p.Stats(); return s.Open == s.Idle && s.Waiting == 0 })
+	poll.Until(t, "no connection is in use", func() bool { s := p.Stats(); return s.Open == s.Idle && s.Waiting == 0 })
 }
 
 // chaosRequest makes one request and reports whether it was answered.

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/holdfast/holdfast/pkg/netpolicy"
+	"github.com/holdfast/holdfast/test/need"
 )
 
 // nameServer answers what a test wants it to, over UDP.
@@ -153,7 +154,7 @@ func newTwins(t *testing.T, handler http.HandlerFunc) *twins {
 	for range 100 {
 		a := listen(allowedAddr + ":0")
 		if a == nil {
-			t.Skipf("%s is not an address of this machine", allowedAddr)
+			need.Missing(t, "%s is not an address of this machine (macOS wants it as an alias of lo0), so there are no two hosts to tell apart", allowedAddr)
 		}
 		_, port, _ := net.SplitHostPort(a.Addr().String())
 		b := listen("127.0.0.1:" + port)

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestAccept(t *testing.T) {
@@ -307,17 +308,12 @@ func TestHandOverWaitsForHandler(t *testing.T) {
 // waitIdle waits until no exchange is open.
 func waitIdle(t *testing.T, s *Server) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
+	poll.Works(t, "the end of all exchanges", func() error {
 		s.mu.Lock()
-		n := len(s.exchanges)
-		s.mu.Unlock()
-		if n == 0 {
-			return
+		defer s.mu.Unlock()
+		if n := len(s.exchanges); n > 0 {
+			return fmt.Errorf("%d are open", n)
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%d exchanges open", n)
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return nil
+	})
 }

@@ -9,13 +9,13 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // benchOrigin answers whatever ends with an empty line.
@@ -97,9 +97,7 @@ func BenchmarkRelay(b *testing.B) {
 	running.Go(func() { _ = conn.Run(ctx, a) })
 	defer running.Wait()
 	defer cancel()
-	for len(conn.Peers("proxy")) == 0 || len(opts.Bus.Peers("connmgr")) == 0 {
-		time.Sleep(time.Millisecond)
-	}
+	poll.Until(b, "the two to know each other", func() bool { return len(conn.Peers("proxy")) > 0 && len(opts.Bus.Peers("connmgr")) > 0 })
 	header := lines("Host: example.com\nUser-Agent: bench\nAccept: */*\nAccept-Encoding: gzip\nCookie: a=b; c=d")
 	var mu sync.Mutex
 	var id uint64

@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
 	"github.com/holdfast/holdfast/pkg/route"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestUpload(t *testing.T) {
@@ -329,9 +330,7 @@ func TestShutdown(t *testing.T) {
 	x := r.conn.open(frame.Request{URI: "/"})
 	within(t, o.reqs)
 	r.stop()
-	for deadline := time.Now().Add(patience); !r.srv.draining.Load() && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond) // poll
-	}
+	poll.Until(t, "the proxy to drain", r.srv.draining.Load)
 	if got := r.conn.open(frame.Request{URI: "/"}).finish(); got.cut == nil || got.cut.Reason != frame.ReasonRefused {
 		t.Errorf("a request after that: %s, cut %+v", got.status(), got.cut)
 	}

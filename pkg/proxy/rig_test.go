@@ -23,6 +23,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/exchange"
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -106,13 +107,7 @@ func (r *rig) runNode(n *bustest.Node, recv bus.Receiver) {
 // waitPeer waits until the proxy knows an instance of that kind, or knows none.
 func waitPeer(t *testing.T, b bus.Bus, kind string, n int) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for len(b.Peers(kind)) != n {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d peers of kind %s, want %d", len(b.Peers(kind)), kind, n)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	poll.Until(t, fmt.Sprintf("%d peers of kind %s", n, kind), func() bool { return len(b.Peers(kind)) == n })
 }
 
 // fakeConnmgr opens exchanges.
@@ -214,6 +209,10 @@ func (x *client) send(f frame.Frame) {
 	defer x.mu.Unlock()
 	switch f := f.(type) {
 	case *frame.Body:
+		f.ID, f.Seq = x.id, x.sendSeq
+	case *frame.Message:
+		f.ID, f.Seq = x.id, x.sendSeq
+	case *frame.Tune:
 		f.ID, f.Seq = x.id, x.sendSeq
 	case *frame.Credit:
 		f.ID, f.Seq = x.id, x.sendSeq
@@ -381,23 +380,19 @@ func (l *logLines) Handle(_ context.Context, r slog.Record) error {
 // wait waits for a line that contains s, and forgets it and those before it.
 func (l *logLines) wait(t *testing.T, s string) string {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for {
+	var found string
+	poll.Works(t, "a log line", func() error {
 		l.mu.Lock()
+		defer l.mu.Unlock()
 		for i, line := range l.lines {
 			if strings.Contains(line, s) {
-				l.lines = l.lines[i+1:]
-				l.mu.Unlock()
-				return line
+				found, l.lines = line, l.lines[i+1:]
+				return nil
 			}
 		}
-		all := strings.Join(l.lines, "\n")
-		l.mu.Unlock()
-		if time.Now().After(deadline) {
-			t.Fatalf("no log line with %q in:\n%s", s, all)
-		}
-		time.Sleep(time.Millisecond)
-	}
+		return fmt.Errorf("no %q in:\n%s", s, strings.Join(l.lines, "\n"))
+	})
+	return found
 }
 
 // testOrigin is an origin that answers with text as it is.

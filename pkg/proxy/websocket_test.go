@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/wsevents"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // wsClient is connmgr's side of a WebSocket.
@@ -30,26 +31,7 @@ func (r *rig) upgrade(req frame.Request) wsClient {
 	return wsClient{r.conn.open(req)}
 }
 
-func (x wsClient) put(f frame.Frame) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	switch f := f.(type) {
-	case *frame.Message:
-		f.ID, f.Seq = x.id, x.sendSeq
-	case *frame.Tune:
-		f.ID, f.Seq = x.id, x.sendSeq
-	case *frame.Credit:
-		f.ID, f.Seq = x.id, x.sendSeq
-	case *frame.Cancel:
-		f.ID, f.Seq = x.id, x.sendSeq
-	}
-	x.sendSeq++
-	if err := x.c.node.Send("proxy.0", frame.Encode(f)); err != nil {
-		x.c.r.t.Error(err)
-	}
-}
-
-func (x wsClient) text(s string) { x.put(&frame.Message{Kind: frame.MessageText, Data: []byte(s)}) }
+func (x wsClient) text(s string) { x.send(&frame.Message{Kind: frame.MessageText, Data: []byte(s)}) }
 
 // wants returns the next frame of a type; session records are skipped unless
 // they are wanted.
@@ -154,8 +136,8 @@ func TestWebSocketPassThrough(t *testing.T) {
 	x.text("up")
 	c.hears("up")
 	// In parts, empty and large ones.
-	x.put(&frame.Message{Kind: frame.MessageText, Data: []byte("a"), More: true})
-	x.put(&frame.Message{Kind: frame.MessageText, Data: []byte("b")})
+	x.send(&frame.Message{Kind: frame.MessageText, Data: []byte("a"), More: true})
+	x.send(&frame.Message{Kind: frame.MessageText, Data: []byte("b")})
 	c.hears("ab")
 	x.text("")
 	c.hears("")
@@ -165,7 +147,7 @@ func TestWebSocketPassThrough(t *testing.T) {
 	for got := 0; ; {
 		m := wants[*frame.Message](x)
 		got += len(m.Data)
-		x.put(&frame.Credit{N: uint64(m.Cost())})
+		x.send(&frame.Credit{N: uint64(m.Cost())})
 		if !m.More {
 			if got != len(big) {
 				t.Fatalf("%d bytes, want %d", got, len(big))
@@ -177,7 +159,7 @@ func TestWebSocketPassThrough(t *testing.T) {
 	// Ping and pong, end to end.
 	var pings []string
 	c.SetPingHandler(func(s string) error { pings = append(pings, s); return nil })
-	x.put(&frame.Message{Kind: frame.MessagePing, Data: []byte("p1")})
+	x.send(&frame.Message{Kind: frame.MessagePing, Data: []byte("p1")})
 	x.text("after ping")
 	c.hears("after ping")
 	if !slices.Equal(pings, []string{"p1"}) {
@@ -188,7 +170,7 @@ func TestWebSocketPassThrough(t *testing.T) {
 	}
 	x.message(frame.MessagePong, "p1")
 	// The client closes, the origin has last words.
-	x.put(&frame.Message{Kind: frame.MessageClose, Code: 4001, Data: []byte("bye")})
+	x.send(&frame.Message{Kind: frame.MessageClose, Code: 4001, Data: []byte("bye")})
 	if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, 4001) {
 		t.Errorf("origin got %v", err)
 	}
@@ -209,7 +191,7 @@ func TestWebSocketOriginEnds(t *testing.T) {
 	c := within(t, o.got)
 	_ = c.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(4003, "mine"), time.Time{})
 	x.closed(4003, "mine")
-	x.put(&frame.Message{Kind: frame.MessageClose, Code: 4003})
+	x.send(&frame.Message{Kind: frame.MessageClose, Code: 4003})
 	if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, 4003) {
 		t.Errorf("origin got %v", err)
 	}
@@ -224,7 +206,7 @@ func TestWebSocketOriginEnds(t *testing.T) {
 	x = r.upgrade(frame.Request{})
 	wants[*frame.Response](x)
 	c = within(t, o.got)
-	x.put(&frame.Cancel{Reason: frame.ReasonClientGone})
+	x.send(&frame.Cancel{Reason: frame.ReasonClientGone})
 	if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseAbnormalClosure) && err == nil {
 		t.Errorf("origin got %v", err)
 	}
@@ -232,7 +214,7 @@ func TestWebSocketOriginEnds(t *testing.T) {
 	x = r.upgrade(frame.Request{})
 	wants[*frame.Response](x)
 	c = within(t, o.got)
-	x.put(&frame.Tune{Op: frame.TuneShut})
+	x.send(&frame.Tune{Op: frame.TuneShut})
 	if _, _, err := c.ReadMessage(); !websocket.IsCloseError(err, websocket.CloseNoStatusReceived) {
 		t.Errorf("origin got %v", err)
 	}
@@ -390,7 +372,7 @@ func TestWebSocketTargets(t *testing.T) {
 	}
 	x.text("echo")
 	x.message(frame.MessageText, "echo")
-	x.put(&frame.Message{Kind: frame.MessageClose, Code: 4000, Data: []byte("r")})
+	x.send(&frame.Message{Kind: frame.MessageClose, Code: 4000, Data: []byte("r")})
 	x.closed(4000, "r")
 }
 
@@ -478,7 +460,7 @@ func TestWebSocketOverHTTP(t *testing.T) {
 		t.Errorf("meta %v", req.Header)
 	}
 	x.text("2")
-	x.put(&frame.Message{Kind: frame.MessagePong, Data: []byte("p")})
+	x.send(&frame.Message{Kind: frame.MessagePong, Data: []byte("p")})
 	e.answer("")
 	e.answer("")
 	e.answer("")
@@ -492,7 +474,7 @@ func TestWebSocketOverHTTP(t *testing.T) {
 		<-e.answers
 	}
 	// The client closes, the origin answers.
-	x.put(&frame.Message{Kind: frame.MessageClose, Code: 4001, Data: []byte("bye")})
+	x.send(&frame.Message{Kind: frame.MessageClose, Code: 4001, Data: []byte("bye")})
 	e.answer(event("CLOSE", "\x0f\xa2so long"))
 	if req := within(t, e.reqs); req.body != event("CLOSE", "\x0f\xa1bye") {
 		t.Errorf("request %q", req.body)
@@ -588,7 +570,7 @@ func TestWebSocketOverHTTPKeepAliveAndRefresh(t *testing.T) {
 	x.message(frame.MessageText, "and again")
 	// The client goes without a word.
 	e.answer("")
-	x.put(&frame.Cancel{Reason: frame.ReasonClientGone})
+	x.send(&frame.Cancel{Reason: frame.ReasonClientGone})
 	if req := within(t, e.reqs); req.body != "DISCONNECT\r\n" {
 		t.Errorf("last request %q", req.body)
 	}
@@ -650,11 +632,12 @@ func TestWaitingSessionHasNoGoroutine(t *testing.T) {
 	for i := range all {
 		all[i] = e.open(t, r)
 	}
-	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before+n/2; time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("%d goroutines for %d sessions", runtime.NumGoroutine()-before, n)
+	poll.Works(t, "the goroutines to end", func() error {
+		if now := runtime.NumGoroutine(); now > before+n/2 {
+			return fmt.Errorf("%d for %d sessions", now-before, n)
 		}
-	}
+		return nil
+	})
 	for _, x := range all { // and it still works
 		e.answer(event("TEXT", "m:back"))
 		x.text("there")

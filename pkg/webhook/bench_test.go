@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/hook"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // BenchmarkDeliveries measures deliveries over HTTP from queues on disk: one
@@ -61,9 +62,7 @@ func BenchmarkDeliveries(b *testing.B) {
 					}
 				}
 			}
-			for delivered.Load() < int64(b.N*n) {
-				time.Sleep(100 * time.Microsecond) // poll
-			}
+			poll.Until(b, "all to be delivered", func() bool { return delivered.Load() >= int64(b.N*n) })
 			b.ReportMetric(float64(b.N*n)/b.Elapsed().Seconds(), "deliveries/s")
 		})
 	}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/hook"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -184,13 +185,7 @@ func (r *rig) publish(channel string, bodies ...string) {
 // wait polls until ok says yes. In a bubble the time is the fake one.
 func (r *rig) wait(what string, ok func() bool) {
 	r.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			r.t.Fatalf("waited too long: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	poll.Until(r.t, what, ok)
 }
 
 // flush waits until what was submitted is on disk.
@@ -979,9 +974,6 @@ func TestStop(t *testing.T) {
 }
 
 func TestAnotherProcessHasIt(t *testing.T) {
-	if testing.Short() {
-		t.Skip("waits for the lock")
-	}
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
 		if _, err := Open(r.o); err == nil || !strings.Contains(err.Error(), "another process") {

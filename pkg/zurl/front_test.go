@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/outbound"
 	"github.com/holdfast/holdfast/pkg/tnet"
 	"github.com/holdfast/holdfast/pkg/zhttp"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // dict is a packet.
@@ -94,7 +95,7 @@ func newFrontRig(t *testing.T, format zhttp.Format, change func(*Options)) *clie
 			t.Errorf("Run: %v", err)
 		}
 	})
-	bustest.Eventually(t, "the server to be ready", func() bool { return c.server.Ready() == nil })
+	poll.Until(t, "the server to be ready", func() bool { return c.server.Ready() == nil })
 	c.connect(o)
 	return c
 }
@@ -110,7 +111,7 @@ func (c *client) connect(o Options) {
 		c.sub = must[*bus.Sub](c.t)(bus.NewSub(so(o.OutSpec)))
 		c.sub.Subscribe(c.from + " ")
 		c.t.Cleanup(func() { _, _, _ = c.push.Close(), c.router.Close(), c.sub.Close() })
-		bustest.Eventually(c.t, "sockets to be connected", func() bool {
+		poll.Until(c.t, "sockets to be connected", func() bool {
 			f := c.server.front
 			return c.router.Conns() == 1 && f.pub.Wanted([]byte(c.from+" "))
 		})
@@ -514,7 +515,7 @@ func TestSequence(t *testing.T) {
 		c.stream(dict{"id": "mine", "seq": 2, "type": "cancel"})
 		begin("error", nil)
 		c.stream(dict{"from": c.from, "id": "error", "seq": 1, "type": "error", "condition": "x"})
-		bustest.Eventually(t, "the end of all sessions", func() bool { return len(c.server.front.all()) == 0 })
+		poll.Until(t, "the end of all sessions", func() bool { return len(c.server.front.all()) == 0 })
 	})
 }
 
@@ -537,7 +538,7 @@ func TestGarbage(t *testing.T) {
 	c.want(dict{"type": "keep-alive"})
 	c.want(dict{"code": 200})
 	match(t, c.ask(dict{"method": "GET", "uri": origin.URL}), dict{"code": 200})
-	bustest.Eventually(t, "all to be counted", func() bool {
+	poll.Until(t, "all to be counted", func() bool {
 		n := func(socket string) float64 {
 			return testutil.ToFloat64(c.server.metrics.invalid.WithLabelValues(socket))
 		}
@@ -620,7 +621,7 @@ func TestTimers(t *testing.T) {
 	c.pass(5 * time.Minute) // ends the other
 	c.want(dict{"type": "cancel", "id": "1"})
 	close(release)
-	bustest.Eventually(t, "the end of what was fired and forgotten", func() bool {
+	poll.Until(t, "the end of what was fired and forgotten", func() bool {
 		return testutil.ToFloat64(c.server.metrics.ended.WithLabelValues(kindForgotten, "2xx")) == 2
 	})
 }
@@ -786,7 +787,7 @@ func TestFrontPolicy(t *testing.T) {
 			c.want(dict{"condition": "rejected", "code": 200})
 		}
 		c.raw(dict{"method": "GET", "uri": origin.URL}) // fire and forget
-		bustest.Eventually(t, "its end", func() bool {
+		poll.Until(t, "its end", func() bool {
 			return testutil.ToFloat64(c.server.metrics.ended.WithLabelValues(kindForgotten, "policy-violation")) == 1
 		})
 	})

@@ -43,9 +43,9 @@ func FuzzPackets(f *testing.F) {
 	f.Fuzz(func(t *testing.T, first, second []byte) {
 		ctx := context.Background()
 		for _, b := range [][]byte{first, second} {
-			if bytes.Contains(b, []byte("ignore-policies")) {
-				t.Skip("it would call somebody")
-			}
+			// With that key a request goes to whatever address it names; here it
+			// becomes one that means nothing.
+			b = bytes.ReplaceAll(b, []byte("ignore-policies"), []byte("ignored-policy!"))
 			front.fromPull(ctx, [][]byte{b})
 			front.fromStream(ctx, [][]byte{nil, b})
 			front.fromReq(ctx, [][]byte{[]byte("peer"), nil, b})

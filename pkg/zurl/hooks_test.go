@@ -28,10 +28,12 @@ func TestAttemptsAtBadReceivers(t *testing.T) {
 			<-r.Context().Done()
 		case "/trickle":
 			w.WriteHeader(http.StatusOK)
+			drip := time.NewTicker(10 * time.Millisecond)
+			defer drip.Stop()
 			for r.Context().Err() == nil {
 				_, _ = w.Write([]byte("."))
 				flush()
-				time.Sleep(10 * time.Millisecond)
+				<-drip.C
 			}
 		case "/huge":
 			for range 1 << 14 {

@@ -15,8 +15,8 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/holdfast/holdfast/pkg/bus/bustest"
 	"github.com/holdfast/holdfast/pkg/zhttp"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // wsServe runs f for each WebSocket.
@@ -86,7 +86,7 @@ func TestWebSocket(t *testing.T) {
 		c.want(dict{"type": nil, "body": "abcdef"})
 		c.more("1", dict{"type": "close", "code": 4000, "body": "bye"})
 		c.want(dict{"type": "close", "code": 4000})
-		bustest.Eventually(t, "the end", func() bool { return len(c.server.front.all()) == 0 })
+		poll.Until(t, "the end", func() bool { return len(c.server.front.all()) == 0 })
 	})
 }
 
@@ -110,7 +110,7 @@ func TestWebSocketServerCloses(t *testing.T) {
 		if code := <-closed; code != 1001 {
 			t.Errorf("the server got the code %d", code)
 		}
-		bustest.Eventually(t, "the end", func() bool { return len(c.server.front.all()) == 0 })
+		poll.Until(t, "the end", func() bool { return len(c.server.front.all()) == 0 })
 	})
 }
 

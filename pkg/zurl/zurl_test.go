@@ -27,6 +27,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/http1"
 	"github.com/holdfast/holdfast/pkg/netpolicy"
 	"github.com/holdfast/holdfast/pkg/outbound"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -420,7 +421,7 @@ func TestStop(t *testing.T) {
 			if name == "finish" {
 				want = ""
 				go func() {
-					bustest.Eventually(t, "refusal of further requests", func() bool {
+					poll.Until(t, "refusal of further requests", func() bool {
 						return r.server.enqueue(bus.Peer{Name: "x", Boot: 1}, &frame.Fetch{}) == outbound.Stopping
 					})
 					close(release)

@@ -28,6 +28,8 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/holdfast/holdfast/test/need"
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -236,10 +238,8 @@ func TestPushpinPublishLongPoll(t *testing.T) {
 	}
 }
 
-// python is the interpreter that has the distribution's zmq module.
-const python = "/usr/bin/python3"
-
 func TestLibzmqPush(t *testing.T) {
+	python := need.PyZMQ(t)
 	s := proxy(t, testRoute)
 	r := curlStream(t, s, "a")
 	eventually(t, func() { run(t, python, "zmq_publish.py", "push", s.Push, "a", "one\n") }, r, "one")
@@ -250,6 +250,7 @@ func TestLibzmqPush(t *testing.T) {
 
 // The publisher waits for the subscription, so its first message arrives.
 func TestLibzmqPubWaitsForSubscription(t *testing.T) {
+	python := need.PyZMQ(t)
 	s := proxy(t, testRoute)
 	cmd := command(t, python, "zmq_publish.py", "pub", s.Sub, "a", "first\n", "second\n")
 	out := begin(t, cmd)
@@ -282,20 +283,15 @@ func origin(t *testing.T) (proxyStack *stack.Stack) {
 	if err := s.WriteRoutes([]string{"* 127.0.0.1:" + port + ",over_http"}); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(15 * time.Second)
-	for {
+	poll.Until(t, "the new route to be used", func() bool {
 		resp, err := http.Get("http://" + s.HTTP + "/no-such-page")
 		if err != nil {
 			t.Fatal(err)
 		}
 		_ = resp.Body.Close()
-		if resp.StatusCode == http.StatusNotFound {
-			return s
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the new route is not used: %s", resp.Status)
-		}
-	}
+		return resp.StatusCode == http.StatusNotFound
+	})
+	return s
 }
 
 // get fetches a page in full.
@@ -381,16 +377,11 @@ func TestFanoutioGripLibrary(t *testing.T) {
 // dialable waits until something listens at an address.
 func dialable(t *testing.T, addr string) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
+	poll.Works(t, "something to listen", func() error {
 		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
 			_ = c.Close()
-			return
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
-		}
-		time.Sleep(20 * time.Millisecond) // poll
-	}
+		return err
+	})
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -149,44 +150,42 @@ func browse(t *testing.T, url string) *browser {
 	cmd.Env = append(os.Environ(), "HOME="+dir)
 	cmd.Stderr = io.Discard // it complains about a desktop that is not there
 	begin(t, cmd)
-	deadline := time.Now().Add(30 * time.Second)
 	var addr string
-	for addr == "" {
-		if time.Now().After(deadline) {
-			t.Fatal("the browser does not start")
-		}
-		time.Sleep(50 * time.Millisecond) // poll
+	poll.Until(t, "the browser to start", func() bool {
 		text, err := os.ReadFile(filepath.Join(dir, "DevToolsActivePort"))
-		if port, _, ok := strings.Cut(string(text), "\n"); err == nil && ok {
-			addr = "127.0.0.1:" + port
+		port, _, ok := strings.Cut(string(text), "\n")
+		addr = "127.0.0.1:" + port
+		return err == nil && ok
+	})
+	var page string
+	poll.Works(t, "the browser's page", func() error {
+		resp, err := http.Get("http://" + addr + "/json")
+		if err != nil {
+			return err
 		}
-	}
-	for {
+		defer func() { _ = resp.Body.Close() }()
 		var pages []struct {
 			Type string
 			URL  string
 			WS   string `json:"webSocketDebuggerUrl"`
 		}
-		resp, err := http.Get("http://" + addr + "/json")
-		if err == nil {
-			err = json.NewDecoder(resp.Body).Decode(&pages)
-			_ = resp.Body.Close()
+		if err := json.NewDecoder(resp.Body).Decode(&pages); err != nil {
+			return err
 		}
 		for _, p := range pages {
 			if p.Type == "page" && strings.HasPrefix(p.URL, "http") {
-				conn, _, err := websocket.DefaultDialer.DialContext(t.Context(), p.WS, nil)
-				if err != nil {
-					t.Fatal(err)
-				}
-				t.Cleanup(func() { _ = conn.Close() })
-				return &browser{t: t, conn: conn}
+				page = p.WS
+				return nil
 			}
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("the browser has no page: %v, %v", pages, err)
-		}
-		time.Sleep(50 * time.Millisecond) // poll
+		return fmt.Errorf("it has %v", pages)
+	})
+	conn, _, err := websocket.DefaultDialer.DialContext(t.Context(), page, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return &browser{t: t, conn: conn}
 }
 
 // eval evaluates an expression whose value is a text.
@@ -216,17 +215,12 @@ func (b *browser) eval(expression string) string {
 // shows waits until an expression has a value.
 func (b *browser) shows(expression, want string) {
 	b.t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		got := b.eval(expression)
-		if got == want {
-			return
+	poll.Works(b.t, fmt.Sprintf("in the browser %s to be %q", expression, want), func() error {
+		if got := b.eval(expression); got != want {
+			return fmt.Errorf("it is %q", got)
 		}
-		if time.Now().After(deadline) {
-			b.t.Fatalf("in the browser %s is %q, want %q", expression, got, want)
-		}
-		time.Sleep(50 * time.Millisecond) // poll
-	}
+		return nil
+	})
 }
 
 func TestExampleSSEInBrowser(t *testing.T) {

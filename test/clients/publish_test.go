@@ -48,7 +48,7 @@ func TestHandlerPublish(t *testing.T) {
 // The doctor has no complaint about a Holdfast that runs.
 func TestDoctor(t *testing.T) {
 	if *target != "holdfast" {
-		t.Skip("it knows only Holdfast")
+		t.Skip("the target is not Holdfast, and the doctor examines nothing else")
 	}
 	s := stack.For(t, stack.Options{
 		Kind: stack.Holdfast, Routes: []string{testRoute}, Set: []string{"proxy/sig_key=secret"},
@@ -62,7 +62,7 @@ func TestDoctor(t *testing.T) {
 // The control API can be closed to those without a token.
 func TestControlToken(t *testing.T) {
 	if *target != "holdfast" {
-		t.Skip("Pushpin's takes everybody")
+		t.Skip("the target is not Holdfast, and Pushpin's control API has no tokens")
 	}
 	s := stack.For(t, stack.Options{
 		Kind: stack.Holdfast, Routes: []string{testRoute},

@@ -24,6 +24,8 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/tnet"
+	"github.com/holdfast/holdfast/test/need"
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -57,7 +59,7 @@ func startZurl(t *testing.T, name string, deny string) *zurlProgram {
 	} else {
 		bin, err := exec.LookPath("zurl")
 		if err != nil {
-			t.Skip("zurl is not installed: apt-get install zurl")
+			t.Fatal("zurl is not installed: apt-get install zurl")
 		}
 		var conf strings.Builder
 		fmt.Fprintf(&conf, "[General]\ninstance_id=instance\ndefpolicy=allow\ndeny=%s\n", deny)
@@ -70,24 +72,17 @@ func startZurl(t *testing.T, name string, deny string) *zurlProgram {
 		}
 		cmd = command(t, bin, "--config="+file)
 	}
-	var log strings.Builder
-	cmd.Stderr = &log
 	out := begin(t, cmd)
 	go func() { _, _ = io.Copy(io.Discard, out) }() // ends with the program
 	for _, socket := range specs {
 		path := filepath.Join(z.dir, "zurl-"+socket)
-		deadline := time.Now().Add(30 * time.Second)
-		for {
+		poll.Works(t, name+" to listen", func() error {
 			c, err := net.Dial("unix", path)
 			if err == nil {
 				_ = c.Close()
-				break
 			}
-			if time.Now().After(deadline) {
-				t.Fatalf("%s: %v\n%s", name, err, log.String())
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
+			return err
+		})
 	}
 	return z
 }
@@ -519,7 +514,7 @@ func TestZurlExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script := filepath.Join(root, "examples/zurl/client.py")
+	python, script := need.PyZMQ(t), filepath.Join(root, "examples/zurl/client.py")
 	for _, name := range []string{"holdfast", "zurl"} {
 		t.Run(name, func(t *testing.T) {
 			z := startZurl(t, name, "")

@@ -9,7 +9,6 @@ package e2e
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +27,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -116,27 +116,26 @@ func publish(t *testing.T, s *stack.Stack, channel, content string) time.Duratio
 	t.Helper()
 	began := time.Now()
 	body := fmt.Sprintf(`{"items":[{"channel":%q,"formats":{"http-stream":{"content":%q},"http-response":{"body":%q}}}]}`, channel, content, content)
-	for {
+	poll.Works(t, "a publish to be taken", func() error {
 		resp, err := http.Post("http://"+s.Control+"/publish/", "application/json", strings.NewReader(body))
-		if err == nil {
-			text, _ := io.ReadAll(resp.Body)
-			_ = resp.Body.Close()
-			switch resp.StatusCode {
-			case http.StatusOK:
-				return time.Since(began)
-			case http.StatusServiceUnavailable:
-				if resp.Header.Get("Retry-After") == "" {
-					t.Fatal("503 without Retry-After")
-				}
-			default:
-				t.Fatalf("publishing: %s: %s", resp.Status, text)
+		if err != nil {
+			return err
+		}
+		text, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		switch resp.StatusCode {
+		case http.StatusOK:
+			return nil
+		case http.StatusServiceUnavailable:
+			if resp.Header.Get("Retry-After") == "" {
+				t.Fatal("503 without Retry-After")
 			}
+		default:
+			t.Fatalf("publishing: %s: %s", resp.Status, text)
 		}
-		if time.Since(began) > 20*time.Second {
-			t.Fatalf("publishing is not possible: %v", err)
-		}
-		time.Sleep(10 * time.Millisecond) // poll
-	}
+		return errors.New(resp.Status)
+	})
+	return time.Since(began)
 }
 
 // ready publishes until a stream shows it, so that its hold is known to be in
@@ -168,70 +167,29 @@ func kill(t *testing.T, s *stack.Stack, name string) {
 	if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	deadline := time.Now().Add(60 * time.Second)
-	for {
-		if pid, ok := s.Children()[name]; ok && pid != old {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s was not started again", name)
-		}
-		time.Sleep(10 * time.Millisecond) // poll
-	}
+	poll.Until(t, name+" to be started again", func() bool {
+		pid, ok := s.Children()[name]
+		return ok && pid != old
+	})
 }
 
 // metrics reads the admin listener of a process.
 func metrics(t *testing.T, s *stack.Stack, name string) map[string]float64 {
 	t.Helper()
-	found, err := filepath.Glob(filepath.Join(s.Dir, "run", "*"+name+"-admin"))
-	if err != nil || len(found) != 1 {
-		t.Fatalf("admin sockets of %s: %v, %v", name, found, err)
-	}
-	hc := &http.Client{Timeout: 5 * time.Second, Transport: &http.Transport{
-		DialContext:       func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", found[0]) },
-		DisableKeepAlives: true,
-	}}
-	resp, err := hc.Get("http://admin/metrics")
+	m, err := s.Metrics(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = resp.Body.Close() }()
-	out := map[string]float64{}
-	for sc := bufio.NewScanner(resp.Body); sc.Scan(); {
-		key, value, ok := strings.Cut(sc.Text(), " ")
-		if v, err := strconv.ParseFloat(value, 64); ok && err == nil {
-			out[key] = v
-		}
-	}
-	return out
-}
-
-func total(m map[string]float64, prefix string) float64 {
-	var sum float64
-	for k, v := range m {
-		if k == prefix || strings.HasPrefix(k, prefix+"{") {
-			sum += v
-		}
-	}
-	return sum
+	return m
 }
 
 // settled waits until every delivery is accounted for, and returns the counters.
 func settled(t *testing.T, s *stack.Stack) map[string]float64 {
 	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for {
-		m := metrics(t, s, "handler.0")
-		matched := total(m, "holdfast_handler_matched_total")
-		delivered, dropped := total(m, "holdfast_handler_delivered_total"), total(m, "holdfast_handler_dropped_total")
-		if matched == delivered+dropped {
-			return m
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("matched %v, but delivered %v and dropped %v", matched, delivered, dropped)
-		}
-		time.Sleep(20 * time.Millisecond) // poll
+	if err := s.Accounts(t.Context(), false); err != nil {
+		t.Fatal(err)
 	}
+	return metrics(t, s, "handler.0")
 }
 
 func TestHandlerKilled(t *testing.T) {
@@ -249,8 +207,8 @@ func TestHandlerKilled(t *testing.T) {
 		for _, c := range streams {
 			c.until(before, fmt.Sprintf("after %d", round-1))
 		}
-		poll := dial(t, s)
-		poll.send("GET /poll?channel=b HTTP/1.1\nHost: x\n\n")
+		waits := dial(t, s)
+		waits.send("GET /poll?channel=b HTTP/1.1\nHost: x\n\n")
 		probe := stream(t, s, "b")
 		ready(t, s, probe, "b")
 		// The poll may have been answered by one of those; ask again if so.
@@ -276,13 +234,9 @@ func TestHandlerKilledWhileLongPollTimesOut(t *testing.T) {
 	c := dial(t, s)
 	c.send("GET /poll?channel=a HTTP/1.1\nHost: x\n\n")
 	began := time.Now()
-	deadline := began.Add(10 * time.Second)
-	for metrics(t, s, "handler.0")[`holdfast_handler_holds{mode="http-response"}`] != 1 {
-		if time.Now().After(deadline) {
-			t.Fatalf("the long-poll is not held: %v", nonZero(metrics(t, s, "handler.0"), "holdfast"))
-		}
-		time.Sleep(10 * time.Millisecond) // poll
-	}
+	poll.Until(t, "the long-poll to be held", func() bool {
+		return metrics(t, s, "handler.0")[`holdfast_handler_holds{mode="http-response"}`] == 1
+	})
 	if err := syscall.Kill(s.Children()["handler"], syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -354,20 +308,17 @@ func TestConnmgrKilled(t *testing.T) {
 	if _, err := io.Copy(io.Discard, held); err != nil && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("the stream ended with %v", err)
 	}
-	deadline := time.Now().Add(15 * time.Second)
-	for {
+	poll.Works(t, "a request to be answered", func() error {
 		resp, err := http.Get("http://" + s.HTTP + "/plain")
-		if err == nil {
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				break
-			}
+		if err != nil {
+			return err
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("no request is answered: %v", err)
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return errors.New(resp.Status)
 		}
-		time.Sleep(20 * time.Millisecond) // poll
-	}
+		return nil
+	})
 	held = stream(t, s, "a")
 	ready(t, s, held, "a")
 }
@@ -425,7 +376,7 @@ func TestSlowReaderIsCutOffAndNobodyElse(t *testing.T) {
 		t.Fatalf("the slow client read %d bytes and then %v", n, err)
 	}
 	m := settled(t, s)
-	if total(m, "holdfast_handler_dropped_total") == 0 {
+	if stack.Total(m, "holdfast_handler_dropped_total") == 0 {
 		t.Errorf("no drop is counted")
 	}
 	t.Logf("dropped: %v", nonZero(m, "holdfast_handler_dropped_total"))
@@ -442,11 +393,11 @@ func nonZero(m map[string]float64, prefix string) []string {
 }
 
 func TestStopEndsEverythingInOrder(t *testing.T) {
-	began := make(chan struct{})
+	began, release := make(chan struct{}), make(chan struct{})
 	s := start(t, nil, "* "+origin(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
 			close(began)
-			time.Sleep(300 * time.Millisecond) // an origin that takes a while
+			<-release
 		}
 		holds(w, r)
 	}))
@@ -462,24 +413,24 @@ func TestStopEndsEverythingInOrder(t *testing.T) {
 	if err := syscall.Kill(s.PID(), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
+	poll.Until(t, "the port to be closed", func() bool {
+		c, err := net.Dial("tcp", s.HTTP)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err != nil
+	})
+	close(release)
 	slow.until("HTTP/1.1 200 OK") // a response in flight is finished
 	slow.until("plain")
 	_ = held.conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 	if _, err := io.Copy(io.Discard, held); err != nil {
 		t.Errorf("the stream ended with %v", err)
 	}
-	deadline := time.Now().Add(40 * time.Second)
-	for {
-		if what, ok := s.Exited(); ok {
-			if !strings.HasSuffix(what, "exit status 0") {
-				t.Errorf("the supervisor ended: %s", what)
-			}
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the supervisor does not end")
-		}
-		time.Sleep(20 * time.Millisecond) // poll
+	var what string
+	poll.Until(t, "the supervisor to end", func() (ok bool) { what, ok = s.Exited(); return ok })
+	if !strings.HasSuffix(what, "exit status 0") {
+		t.Errorf("the supervisor ended: %s", what)
 	}
 	if strings.Contains(s.Log(), "[ERR]") {
 		t.Error("an error was logged")
@@ -499,13 +450,9 @@ func TestBurst(t *testing.T) {
 	for _, c := range clients {
 		c.until("stream")
 	}
-	deadline := time.Now().Add(20 * time.Second)
-	for metrics(t, s, "handler.0")[`holdfast_handler_holds{mode="http-stream"}`] < n {
-		if time.Now().After(deadline) {
-			t.Fatal("not all streams are held")
-		}
-		time.Sleep(20 * time.Millisecond) // poll
-	}
+	poll.Until(t, "all streams to be held", func() bool {
+		return metrics(t, s, "handler.0")[`holdfast_handler_holds{mode="http-stream"}`] >= n
+	})
 	for i := range 50 {
 		publish(t, s, "a", fmt.Sprintf("message %d\n", i))
 	}
@@ -515,7 +462,7 @@ func TestBurst(t *testing.T) {
 		}
 	}
 	m := settled(t, s)
-	if got := m[`holdfast_handler_delivered_total{mode="http-stream"}`]; got < 50*n || total(m, "holdfast_handler_dropped_total") != 0 {
+	if got := m[`holdfast_handler_delivered_total{mode="http-stream"}`]; got < 50*n || stack.Total(m, "holdfast_handler_dropped_total") != 0 {
 		t.Errorf("delivered %v of %d, dropped: %v", got, 50*n, nonZero(m, "holdfast_handler_dropped_total"))
 	}
 }
@@ -564,24 +511,19 @@ func TestPushpinConfiguration(t *testing.T) {
 		}
 	})
 	s := &stack.Stack{Kind: stack.Holdfast, HTTP: addr, Control: fmt.Sprintf("127.0.0.1:%d", 5561+10*id)}
-	deadline := time.Now().Add(20 * time.Second)
-	for {
-		resp, err := http.Get("http://" + addr + "/")
-		if err == nil {
-			_ = resp.Body.Close()
-			break
-		}
+	poll.Works(t, "an answer", func() error {
 		select {
 		case err := <-ended:
 			ended <- err
 			t.Fatalf("it ended: %v", err)
 		default:
 		}
-		if time.Now().After(deadline) {
-			t.Fatal(err)
+		resp, err := http.Get("http://" + addr + "/")
+		if err == nil {
+			_ = resp.Body.Close()
 		}
-		time.Sleep(50 * time.Millisecond) // poll
-	}
+		return err
+	})
 	c := dial(t, s)
 	c.send("GET /stream?channel=a HTTP/1.1\nHost: x\n\n")
 	c.until("[stream opened]")

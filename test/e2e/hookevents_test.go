@@ -9,11 +9,11 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/gorilla/websocket"
 
 	"github.com/holdfast/holdfast/pkg/wsevents"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // connectionEvent is what a receiver reads of an event of a connection.
@@ -52,15 +52,14 @@ func (v *hookReceiver) connectionEvents(path string) []connectionEvent {
 // awaitEvents waits until so many events have come to a path.
 func (v *hookReceiver) awaitEvents(path string, n int) []connectionEvent {
 	v.t.Helper()
-	for end := time.Now().Add(60 * time.Second); ; time.Sleep(20 * time.Millisecond) { // poll
-		all := v.connectionEvents(path)
-		if len(all) >= n {
-			return all
+	var all []connectionEvent
+	poll.Works(v.t, fmt.Sprintf("%d events at %s", n, path), func() error {
+		if all = v.connectionEvents(path); len(all) < n {
+			return fmt.Errorf("%d came: %v", len(all), all)
 		}
-		if time.Now().After(end) {
-			v.t.Fatalf("%s: %d events, want %d: %v", path, len(all), n, all)
-		}
-	}
+		return nil
+	})
+	return all
 }
 
 // switching is a backend that holds what asks for /stream or /poll on the

@@ -8,7 +8,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
+
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // A SockJS client that polls keeps its session, and its open poll, while the
@@ -36,8 +37,8 @@ func TestSockJSOutlivesProxyAndHandler(t *testing.T) {
 	// open makes a poll that is not answered yet: of two, one is told of the other.
 	open := func() chan answer {
 		t.Helper()
-		for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
-			both := make(chan answer, 2)
+		both := make(chan answer, 2)
+		poll.Until(t, "a poll to be open", func() bool {
 			for range 2 {
 				go func() {
 					code, body := post("/s/0/session/xhr", "")
@@ -45,12 +46,12 @@ func TestSockJSOutlivesProxyAndHandler(t *testing.T) {
 				}()
 			}
 			if first := <-both; strings.HasPrefix(first.body, "c[2010,") {
-				return both
+				return true
 			}
 			<-both // there is no proxy yet
-		}
-		t.Fatal("no poll is open")
-		return nil
+			return false
+		})
+		return both
 	}
 	wants := func(ch chan answer, want string) {
 		t.Helper()
@@ -62,19 +63,15 @@ func TestSockJSOutlivesProxyAndHandler(t *testing.T) {
 		t.Fatalf("open: %d %q", code, body)
 	}
 	for _, victim := range []string{"proxy", "handler"} {
-		poll := open()
+		waiting := open()
 		kill(t, s, victim)
 		publishWS(t, s, "room", victim)
-		wants(poll, `a["`+victim+`"]`+"\n")
-		poll = open()
-		for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) { // until there is a proxy
-			if code, _ := post("/s/0/session/xhr_send", `["after `+victim+`"]`); code == 200 {
-				break
-			}
-			if time.Now().After(end) {
-				t.Fatal("sending fails")
-			}
-		}
-		wants(poll, `a["after `+victim+`"]`+"\n")
+		wants(waiting, `a["`+victim+`"]`+"\n")
+		waiting = open()
+		poll.Until(t, "a proxy that takes what is sent", func() bool {
+			code, _ := post("/s/0/session/xhr_send", `["after `+victim+`"]`)
+			return code == http.StatusOK
+		})
+		wants(waiting, `a["after `+victim+`"]`+"\n")
 	}
 }

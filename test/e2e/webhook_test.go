@@ -18,6 +18,7 @@ import (
 	sw "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -84,28 +85,26 @@ func (v *hookReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // api asks the control API until it answers.
 func api(t *testing.T, s *stack.Stack, method, path, body string) (int, map[string]any) {
 	t.Helper()
-	deadline := time.Now().Add(60 * time.Second)
-	for {
+	var code int
+	var v map[string]any
+	poll.Works(t, method+" "+path, func() error {
 		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+s.Control+path, strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
 		resp, err := http.DefaultClient.Do(req)
-		if err == nil {
-			text, _ := io.ReadAll(resp.Body)
-			_ = resp.Body.Close()
-			if resp.StatusCode != http.StatusServiceUnavailable {
-				var v map[string]any
-				_ = json.Unmarshal(bytes.TrimSpace(text), &v)
-				return resp.StatusCode, v
-			}
-			err = fmt.Errorf("%s: %s", resp.Status, text)
+		if err != nil {
+			return err
 		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s %s: %v", method, path, err)
+		text, _ := io.ReadAll(resp.Body)
+		_ = resp.Body.Close()
+		if code = resp.StatusCode; code == http.StatusServiceUnavailable {
+			return fmt.Errorf("%s: %s", resp.Status, text)
 		}
-		time.Sleep(20 * time.Millisecond) // poll
-	}
+		_ = json.Unmarshal(bytes.TrimSpace(text), &v)
+		return nil
+	})
+	return code, v
 }
 
 func (v *hookReceiver) subscribe(s *stack.Stack, path, options string) {
@@ -132,20 +131,14 @@ func publishHook(t *testing.T, s *stack.Stack, channel, id string) {
 // hooksKnown waits until publishes to a channel reach a queue.
 func hooksKnown(t *testing.T, s *stack.Stack, v *hookReceiver, channel string) {
 	t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
-	for i := 0; ; i++ {
+	i := 0
+	poll.Until(t, "a webhook", func() bool {
 		publishHook(t, s, channel, fmt.Sprintf("warm-%d", i))
+		i++
 		v.mu.Lock()
-		n := len(v.got)
-		v.mu.Unlock()
-		if n > 0 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("no webhook arrives")
-		}
-		time.Sleep(20 * time.Millisecond) // poll
-	}
+		defer v.mu.Unlock()
+		return len(v.got) > 0
+	})
 }
 
 // Whatever is killed, what was acknowledged arrives, in order where that was
@@ -188,17 +181,12 @@ func TestWebhooksSurviveKills(t *testing.T) {
 		}
 		return real >= n
 	}
-	deadline := time.Now().Add(120 * time.Second)
-	for !complete("/ordered") || !complete("/parallel") {
-		if time.Now().After(deadline) {
-			v.mu.Lock()
-			defer v.mu.Unlock()
-			t.Fatalf("of %d: %d ordered, %d parallel; %d not verified", n, len(v.got["/ordered"]), len(v.got["/parallel"]), v.bad)
-		}
-		time.Sleep(50 * time.Millisecond) // poll
-	}
+	all := poll.For(2*time.Minute, func() bool { return complete("/ordered") && complete("/parallel") })
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if !all {
+		t.Fatalf("of %d: %d ordered, %d parallel; %d not verified", n, len(v.got["/ordered"]), len(v.got["/parallel"]), v.bad)
+	}
 	if v.bad > 0 {
 		t.Errorf("%d requests were not verified", v.bad)
 	}
@@ -226,7 +214,7 @@ func TestWebhooksDiskFull(t *testing.T) {
 	pid := s.Children()["zurl"]
 	var old unix.Rlimit
 	if err := unix.Prlimit(pid, unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: 4096, Max: unix.RLIM_INFINITY}, &old); err != nil {
-		t.Skipf("the limit of another process cannot be set: %v", err)
+		t.Fatalf("setting the limit of another process: %v", err)
 	}
 	body := fmt.Sprintf(`{"items":[{"channel":"jobs","formats":{"http-stream":{"content":%q}}}]}`, strings.Repeat("x", 500_000))
 	resp, err := http.Post("http://"+s.Control+"/publish/", "application/json", strings.NewReader(body))
@@ -245,17 +233,9 @@ func TestWebhooksDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	publishHook(t, s, "jobs", "after")
-	deadline := time.Now().Add(30 * time.Second)
-	for {
+	poll.Until(t, "a webhook now that there is room again", func() bool {
 		v.mu.Lock()
-		ok := slices.Contains(v.got["/a"], "after")
-		v.mu.Unlock()
-		if ok {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("nothing arrives when there is room again")
-		}
-		time.Sleep(20 * time.Millisecond) // poll
-	}
+		defer v.mu.Unlock()
+		return slices.Contains(v.got["/a"], "after")
+	})
 }

@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/holdfast/holdfast/pkg/wsevents"
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -66,18 +68,17 @@ func webSocket(t *testing.T, s *stack.Stack, path string) *websocket.Conn {
 func publishWS(t *testing.T, s *stack.Stack, channel, content string) {
 	t.Helper()
 	body := fmt.Sprintf(`{"items":[{"channel":%q,"formats":{"ws-message":{"content":%q}}}]}`, channel, content)
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) { // until the handler is back
+	poll.Works(t, "a publish to be taken", func() error { // until the handler is back
 		resp, err := http.Post("http://"+s.Control+"/publish/", "application/json", strings.NewReader(body))
-		if err == nil {
-			_ = resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return
-			}
+		if err != nil {
+			return err
 		}
-		if time.Now().After(end) {
-			t.Fatalf("publishing: %v, %+v", err, resp)
+		_ = resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return errors.New(resp.Status)
 		}
-	}
+		return nil
+	})
 }
 
 // A client stays connected and loses nothing while the proxy, then the handler,
@@ -97,6 +98,7 @@ func TestWebSocketOverHTTPOutlivesProxyAndHandler(t *testing.T) {
 	}
 	results := make(chan got, clients)
 	var subscribed [clients]chan struct{}
+	var echoed, received [clients]atomic.Int64 // how many came, echoes and publications
 	for i, ws := range sockets {
 		subscribed[i] = make(chan struct{}, 1)
 		go func() {
@@ -127,6 +129,12 @@ func TestWebSocketOverHTTPOutlivesProxyAndHandler(t *testing.T) {
 					break
 				}
 				g.first[kind] = append(g.first[kind], n)
+				switch kind {
+				case "echo":
+					echoed[i].Add(1)
+				case "pub":
+					received[i].Add(1)
+				}
 				if kind == "end" {
 					break
 				}
@@ -180,10 +188,26 @@ func TestWebSocketOverHTTPOutlivesProxyAndHandler(t *testing.T) {
 			}
 		}
 	}()
-	time.Sleep(300 * time.Millisecond) // traffic before, between and after
+	// traffic waits until every client has got something more, both ways.
+	traffic := func() {
+		t.Helper()
+		var echo, pub [clients]int64
+		for i := range clients {
+			echo[i], pub[i] = echoed[i].Load()+20, received[i].Load()+20
+		}
+		poll.Until(t, "traffic", func() bool {
+			for i := range clients {
+				if echoed[i].Load() < echo[i] || received[i].Load() < pub[i] {
+					return len(results) > 0 // a client has failed
+				}
+			}
+			return true
+		})
+	}
+	traffic()
 	for _, name := range []string{"proxy", "handler", "proxy"} {
 		kill(t, s, name)
-		time.Sleep(500 * time.Millisecond)
+		traffic()
 	}
 	close(stop)
 	pubs := <-published

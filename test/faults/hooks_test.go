@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -59,12 +60,14 @@ func (h *hookReceiver) declare(t *testing.T, s *stack.Stack, handler http.Handle
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	for n := 1; h.count("probe") == 0; n++ {
+	n := 0
+	poll.Until(t, "a webhook", func() bool {
+		n++
 		if err := poster(ctx, s, "probe", n, "probe\n"); err != nil {
 			t.Fatalf("no webhook arrives: %v", err)
 		}
-		time.Sleep(100 * time.Millisecond) // poll
-	}
+		return h.count("probe") > 0
+	})
 }
 
 // ServeHTTP implements http.Handler.
@@ -100,9 +103,7 @@ func (h *hookReceiver) count(channel string) int {
 // check waits until all messages of a channel have come.
 func (h *hookReceiver) check(t *testing.T, channel string, n int) {
 	t.Helper()
-	for end := time.Now().Add(2 * time.Minute); h.count(channel) < n && time.Now().Before(end); {
-		time.Sleep(50 * time.Millisecond) // poll
-	}
+	poll.For(2*time.Minute, func() bool { return h.count(channel) >= n })
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for i := 1; i <= n; i++ {

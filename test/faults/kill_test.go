@@ -14,7 +14,9 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -22,6 +24,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -66,7 +69,6 @@ func TestKills(t *testing.T) {
 		"proxy/hand_over_timeout=60", "connmgr/peer_wait=60", "handler/message_wait=2000",
 		"runner/restart_delay=0.3", "zurl/allow=127.0.0.1",
 	}, "* "+origin.addr+",over_http")
-	time.Sleep(time.Until(s.Began.Add(1500 * time.Millisecond))) // the supervisor gives up if one dies at the start
 
 	hooks := newHooks(t, s, "http-0", "push-0")
 	push, err := bus.NewPush(bus.SocketOptions{Name: "push", Connect: []string{"tcp://" + s.Push}})
@@ -149,12 +151,9 @@ func TestKills(t *testing.T) {
 				r := &reader{name: fmt.Sprint("visitor ", i), channel: in.channel, strict: true, delays: &took}
 				short, end := context.WithCancel(ctx)
 				clients.Go(func() {
-					for r.position() == 0 && short.Err() == nil {
-						time.Sleep(20 * time.Millisecond) // poll
-					}
-					for from := r.position(); r.position() < from+5 && short.Err() == nil; {
-						time.Sleep(20 * time.Millisecond) // poll
-					}
+					from := 0
+					poll.For(*killTime, func() bool { from = r.position(); return from > 0 || short.Err() != nil })
+					poll.For(*killTime, func() bool { return r.position() >= from+5 || short.Err() != nil })
 					end()
 				})
 				r.stream(short, s, "/stream?channel="+r.channel, nil)
@@ -195,7 +194,7 @@ func TestKills(t *testing.T) {
 	kills := map[string]int{}
 	names := []string{"handler", "proxy", "zurl"}
 	for end := time.Now().Add(*killTime); time.Now().Before(end) && !t.Failed(); {
-		time.Sleep(500*time.Millisecond + time.Duration(rnd.Int64N(int64(time.Second))))
+		<-time.After(500*time.Millisecond + time.Duration(rnd.Int64N(int64(time.Second)))) // the pace
 		name := names[rnd.IntN(len(names))]
 		pid, ok := s.Children()[name]
 		if !ok {
@@ -227,18 +226,12 @@ func TestKills(t *testing.T) {
 	reached := func(what string, target map[string]int) {
 		deadline := time.Now().Add(2 * time.Minute)
 		for _, r := range all {
-			for {
+			if !poll.For(time.Until(deadline), func() bool {
 				r.mu.Lock()
-				last, done := r.last, r.done
-				r.mu.Unlock()
-				if last >= target[r.channel] || done {
-					break
-				}
-				if time.Now().After(deadline) {
-					r.fault("%s: has %d of %d", what, last, target[r.channel])
-					break
-				}
-				time.Sleep(20 * time.Millisecond) // poll
+				defer r.mu.Unlock()
+				return r.last >= target[r.channel] || r.done
+			}) {
+				r.fault("%s: has %d of %d", what, r.position(), target[r.channel])
 			}
 		}
 	}
@@ -291,8 +284,10 @@ func TestKills(t *testing.T) {
 }
 
 // visit makes one request without a hold.
-func visit(ctx context.Context, s *stack.Stack, r *reader) {
-	req, err := newGet(ctx, "http://"+s.HTTP+"/plain")
+func visit(ctx context.Context, s *stack.Stack, r *reader) { request(ctx, s, r, http.MethodGet, "") }
+
+func request(ctx context.Context, s *stack.Stack, r *reader, method, body string) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+s.HTTP+"/plain", strings.NewReader(body))
 	if err != nil {
 		r.fault("%v", err)
 		return
@@ -301,9 +296,9 @@ func visit(ctx context.Context, s *stack.Stack, r *reader) {
 	switch {
 	case ctx.Err() != nil:
 	case err != nil:
-		r.fault("%v", err)
+		r.fault("%s: %v", method, err)
 	case resp.StatusCode != 200:
-		r.fault("%s", resp.Status)
+		r.fault("%s: %s", method, resp.Status)
 	}
 	if err == nil {
 		_ = resp.Body.Close()

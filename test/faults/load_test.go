@@ -21,6 +21,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/holdfast/holdfast/pkg/wsevents"
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -52,15 +53,7 @@ func (b *backend) stop() {
 func (b *backend) again() {
 	b.t.Helper()
 	var ln net.Listener
-	var err error
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) { // poll
-		if ln, err = net.Listen("tcp", b.addr); err == nil {
-			break
-		}
-		if time.Now().After(end) {
-			b.t.Fatal(err)
-		}
-	}
+	poll.Works(b.t, "the port to be free", func() (err error) { ln, err = net.Listen("tcp", b.addr); return err })
 	b.srv = httptest.NewUnstartedServer(b)
 	_ = b.srv.Listener.Close()
 	b.srv.Listener = ln

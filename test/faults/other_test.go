@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -58,7 +59,6 @@ func say(t *testing.T, s *stack.Stack, channel string, n int) time.Duration {
 
 func one(t *testing.T, s *stack.Stack, name string) int {
 	t.Helper()
-	time.Sleep(time.Until(s.Began.Add(1500 * time.Millisecond))) // the supervisor gives up if one dies at the start
 	for _, p := range s.Processes() {
 		if p.Name == name {
 			return p.PID
@@ -68,8 +68,27 @@ func one(t *testing.T, s *stack.Stack, name string) int {
 	return 0
 }
 
-// A process that stands still for ten seconds, so that the others give it up, is
-// taken back. Nobody is disconnected, and publishing works again afterwards.
+// knowing returns the other programs to which an instance of a kind is up.
+func knowing(t *testing.T, s *stack.Stack, kind string) []string {
+	t.Helper()
+	var names []string
+	for _, p := range s.Processes() {
+		if p.Name == kind {
+			continue
+		}
+		m, err := s.Metrics(p.Name + ".0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m[fmt.Sprintf("holdfast_bus_peers_up{kind=%q}", kind)] > 0 {
+			names = append(names, p.Name)
+		}
+	}
+	return names
+}
+
+// A process that stands still for so long that all others give it up is taken
+// back. Nobody is disconnected, and publishing works again afterwards.
 func TestStopped(t *testing.T) {
 	origin := newBackend(t)
 	s := start(t, []string{"bus/give_up=5"}, "* "+origin.addr)
@@ -80,10 +99,13 @@ func TestStopped(t *testing.T) {
 	until(t, c.Reader, "message 1")
 	for _, name := range []string{"handler", "proxy", "connmgr"} {
 		pid := one(t, s, name)
+		if len(knowing(t, s, name)) == 0 {
+			t.Fatalf("nobody knows %s", name)
+		}
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(10 * time.Second) // what is tested
+		poll.Until(t, name+" to be given up", func() bool { return len(knowing(t, s, name)) == 0 })
 		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 			t.Fatal(err)
 		}
@@ -263,7 +285,10 @@ func TestHerd(t *testing.T) {
 	}
 	slow := &backend{t: t, log: map[string][]string{}}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(time.Second) // that is how slow it is
+		select {
+		case <-time.After(time.Second): // that is how slow it is
+		case <-r.Context().Done():
+		}
 		slow.ServeHTTP(w, r)
 	}))
 	t.Cleanup(func() {

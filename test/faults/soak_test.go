@@ -17,6 +17,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -30,7 +31,7 @@ type sample struct{ rss, heap, goroutines, files float64 }
 // the time, after a tenth to warm up.
 func TestSoak(t *testing.T) {
 	if *soakTime == 0 {
-		t.Skip("-faults.soak says for how long")
+		t.Skip("a soak takes as long as -faults.soak says, and that was not said: use make soak")
 	}
 	origin := newBackend(t)
 	s := start(t, nil, "* "+origin.addr+",over_http")
@@ -186,19 +187,13 @@ func soakRound(t *testing.T, s *stack.Stack, origin *backend, round int) {
 	}
 	streams, sockets = nil, nil
 	origin.forget(channel)
-	for {
+	poll.Works(t, "the end of all holds", func() error {
 		m, err := s.Metrics("connmgr.0")
-		if err != nil {
-			t.Fatal(err)
+		if n := stack.Total(m, "holdfast_connmgr_holds"); err == nil && n > 0 {
+			err = fmt.Errorf("%v remain", n)
 		}
-		if stack.Total(m, "holdfast_connmgr_holds") == 0 {
-			break
-		}
-		if ctx.Err() != nil {
-			t.Fatalf("holds remain: %v", stack.Total(m, "holdfast_connmgr_holds"))
-		}
-		time.Sleep(50 * time.Millisecond) // poll
-	}
+		return err
+	})
 	if round%10 == 0 {
 		runtime.GC() // ours, so that it does not grow beside them
 	}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -42,7 +43,6 @@ func TestUpgrade(t *testing.T) {
 		"runner/instances=connmgr:2,proxy:2", "connmgr/drain_time=3", "runner/restart_delay=0.3",
 		"proxy/hand_over_timeout=60", "connmgr/peer_wait=60",
 	}, "* "+origin.addr+",over_http")
-	time.Sleep(time.Until(s.Began.Add(1500 * time.Millisecond)))
 
 	ctx, cancel := context.WithCancel(t.Context())
 	var clients sync.WaitGroup
@@ -127,10 +127,7 @@ func TestUpgrade(t *testing.T) {
 			continue
 		}
 		_, want := origin.after(r.channel, 0)
-		for r.position() < want && time.Now().Before(deadline) {
-			time.Sleep(20 * time.Millisecond) // poll
-		}
-		if r.position() < want {
+		if !poll.For(time.Until(deadline), func() bool { return r.position() >= want }) {
 			t.Errorf("%s has %d of %d", r.name, r.position(), want)
 		}
 	}
@@ -158,20 +155,5 @@ func pids(s *stack.Stack) map[int]string {
 
 // post makes a request that must not be made twice.
 func post(ctx context.Context, s *stack.Stack, r *reader) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://"+s.HTTP+"/plain", strings.NewReader("body"))
-	if err != nil {
-		r.fault("%v", err)
-		return
-	}
-	resp, err := streams.Do(req)
-	switch {
-	case ctx.Err() != nil:
-	case err != nil:
-		r.fault("POST: %v", err)
-	case resp.StatusCode != 200:
-		r.fault("POST: %s", resp.Status)
-	}
-	if err == nil {
-		_ = resp.Body.Close()
-	}
+	request(ctx, s, r, http.MethodPost, "body")
 }

@@ -67,7 +67,6 @@ type Stack struct {
 	Dir     string // private directory
 	Routes  string // path of the routes file
 	Config  string // path of the configuration file
-	Began   time.Time
 
 	procs       []*process
 	first       map[string][]int // see bookkeepers; when the stack was ready
@@ -143,7 +142,7 @@ func Start(ctx context.Context, o Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Stack{Kind: o.Kind, Dir: dir, Routes: filepath.Join(dir, "routes"), Began: time.Now()}
+	s := &Stack{Kind: o.Kind, Dir: dir, Routes: filepath.Join(dir, "routes")}
 	if err := s.start(ctx, o); err != nil {
 		log := s.Log()
 		s.Stop()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/config"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -143,16 +145,13 @@ func TestServe(t *testing.T) {
 	<-s.started
 	contains := func(want string) {
 		t.Helper()
-		for deadline := time.Now().Add(10 * time.Second); ; {
+		poll.Works(t, "the log to say it", func() error {
 			text, err := os.ReadFile(logfile)
-			if err == nil && strings.Contains(string(text), want) {
-				return
+			if err == nil && !strings.Contains(string(text), want) {
+				err = fmt.Errorf("no %q in %s", want, text)
 			}
-			if time.Now().After(deadline) {
-				t.Fatalf("log has no %q: %s, %v", want, text, err)
-			}
-			time.Sleep(time.Millisecond) // between looks
-		}
+			return err
+		})
 	}
 	signal := func(sig syscall.Signal) {
 		t.Helper()
@@ -171,11 +170,7 @@ func TestServe(t *testing.T) {
 		t.Fatal(err)
 	}
 	signal(syscall.SIGHUP)
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-		if _, err := os.Stat(logfile); err == nil {
-			break
-		}
-	}
+	poll.Works(t, "the new log file", func() error { _, err := os.Stat(logfile); return err })
 	signal(syscall.SIGTERM)
 	if got := <-code; got != 0 {
 		t.Errorf("got exit code %d, %s", got, stderr.String())

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // Cluster is an implementation of the bus under test: it makes instances that
@@ -160,19 +161,7 @@ func testKept(t *testing.T, c Cluster) {
 // sendRetry sends, waiting as long as the peer is not up or its queue is full.
 func sendRetry(t testing.TB, b bus.Bus, to string, body []byte) {
 	t.Helper()
-	Eventually(t, "send to "+to, func() bool { return b.Send(to, body) == nil })
-}
-
-// Eventually polls until ok, and fails the test if that takes 20 seconds.
-func Eventually(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
-	for !ok() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for: %s", what)
-		}
-		time.Sleep(time.Millisecond)
-	}
+	poll.Until(t, "send to "+to, func() bool { return b.Send(to, body) == nil })
 }
 
 func wait(t testing.TB, what string, ch <-chan struct{}) {
@@ -344,7 +333,7 @@ func testPublish(t *testing.T, c Cluster) {
 	rc.WaitUp(t, a.Name())
 	want := Event{Kind: "broadcast", Peer: bus.Peer{Name: a.Name(), Boot: a.Boot()}, Topic: "routes", Data: "v2"}
 	// What is published may be lost, so it is repeated.
-	Eventually(t, "the broadcast at both", func() bool {
+	poll.Until(t, "the broadcast at both", func() bool {
 		a.Publish("routes", []byte("v2"))
 		return slices.Contains(rb.Events(), want) && slices.Contains(rc.Events(), want)
 	})
