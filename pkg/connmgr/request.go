@@ -93,10 +93,12 @@ func (c *conn) readHead(st *session) (head *http1.RequestHead, ok bool, end outc
 		now := time.Now()
 		c.idle.Store(now.UnixNano())
 		err := c.sock.SetReadDeadline(now.Add(s.opt.IdleTimeout))
-		// Drain sets its mark before it looks for idle connections.
+		// Drain sets its mark before it looks for idle connections. One that becomes
+		// idle after that is new, or was answered just before, so its client was not
+		// told that the connection ends.
 		switch {
-		case err == nil && s.draining.Load() && !c.served.Load() && s.opt.DrainTime > 0:
-			err = c.sock.SetReadDeadline(time.Now().Add(min(idleGrace, s.opt.DrainTime)))
+		case err == nil && s.draining.Load() && s.opt.DrainTime > 0:
+			err = c.sock.SetReadDeadline(time.Now().Add(min(s.idleGrace, s.opt.DrainTime)))
 		case s.draining.Load():
 			return nil, false, outcomeLinger
 		}

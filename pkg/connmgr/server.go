@@ -44,8 +44,13 @@ type Server struct {
 	sockJS     sockJSSessions
 	conns      sync.WaitGroup // goroutines of connections
 	draining   atomic.Bool
-	running    atomic.Bool
-	closeOnce  sync.Once
+	// idleGrace is how long connections without a request stay open at most when
+	// the Server drains: what comes on them is answered with Connection: close. One
+	// that is new, or was answered just before, has all of that time. Tests change
+	// it before that.
+	idleGrace time.Duration
+	running   atomic.Bool
+	closeOnce sync.Once
 
 	badLog, acceptLog, slowLog, busLog logLimit
 
@@ -83,6 +88,7 @@ func New(opt Options) (*Server, error) {
 		peers:      make(map[string]*peer),
 		proxyUp:    make(chan struct{}),
 		table:      make(map[*conn]struct{}),
+		idleGrace:  idleGrace,
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -271,9 +277,7 @@ func (s *Server) closeListeners() error {
 	return errors.Join(errs...)
 }
 
-// idleGrace is how long connections without a request stay open at most when the
-// Server drains: what comes on them is answered with Connection: close. A new one
-// has that time for its first request.
+// idleGrace is the usual value of Server.idleGrace.
 const idleGrace = 2 * time.Second
 
 // Drain stops accepting and ends what is open, spread over the time d so that
@@ -287,7 +291,7 @@ func (s *Server) Drain(ctx context.Context, d time.Duration) {
 	}
 	_ = s.closeListeners()
 	s.connMu.Lock()
-	idle := min(d, idleGrace)
+	idle := min(d, s.idleGrace)
 	i := 0
 	for c := range s.table {
 		i++
