@@ -657,7 +657,7 @@ func TestMaxConnsRefusesPolitely(t *testing.T) {
 		}
 	}
 	_ = held.Close()
-	poll(t, "the end of the hold", func() bool { return len(r.s.slots) == 0 })
+	poll.Until(t, "the end of the hold", func() bool { return len(r.s.slots) == 0 })
 	c := r.dial()
 	c.get("/")
 	req := next[*frame.Request](p)
@@ -674,8 +674,8 @@ func TestIdleConnectionsMakeRoom(t *testing.T) {
 	for range 3 {
 		r.dial()
 	}
-	poll(t, "three connections", func() bool { return len(r.s.slots) == 3 })
-	poll(t, "an answer", func() bool {
+	poll.Until(t, "three connections", func() bool { return len(r.s.slots) == 3 })
+	poll.Until(t, "an answer", func() bool {
 		c := r.dial()
 		defer c.Close()
 		c.get("/")
