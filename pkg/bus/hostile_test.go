@@ -11,7 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast/holdfast/pkg/bus"
-	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // largeFrame is the head of a message of n bytes.
@@ -105,7 +105,7 @@ func TestPeersThatDoNotTakeTheirAnswers(t *testing.T) {
 			t.Fatalf("got %d parts", len(got))
 		}
 	}
-	bustest.Eventually(t, "some are let go", func() bool {
+	poll.Until(t, "some are let go", func() bool {
 		return metric(t, reg, "holdfast_socket_connections_refused_total") >= 6
 	})
 }
@@ -120,6 +120,6 @@ func TestSubscriberWithTooManyTopics(t *testing.T) {
 	}
 	wantClosed(t, stranger(t, pub.Endpoints()[0], greeting(), ready("Socket-Type", "SUB"), all))
 	few := stranger(t, pub.Endpoints()[0], greeting(), ready("Socket-Type", "SUB"), all[:400*43])
-	bustest.Eventually(t, "its topic", func() bool { return pub.Wanted(fmt.Appendf(nil, "%040d", 399)) })
+	poll.Until(t, "its topic", func() bool { return pub.Wanted(fmt.Appendf(nil, "%040d", 399)) })
 	_ = few.Close()
 }

@@ -230,9 +230,9 @@ func TestWebSocketStuckOrigin(t *testing.T) {
 	within(t, o.got)
 	part := make([]byte, frame.MaxBodyPart)
 	for range 1500 { // more than sockets take, whatever the credits say
-		x.put(&frame.Message{Kind: frame.MessageBinary, Data: part, More: true})
+		x.send(&frame.Message{Kind: frame.MessageBinary, Data: part, More: true})
 	}
-	x.put(&frame.Cancel{Reason: frame.ReasonClientGone})
+	x.send(&frame.Cancel{Reason: frame.ReasonClientGone})
 	waitIdle(t, r.srv)
 }
 
