@@ -1002,7 +1002,7 @@ func TestWebSocketAfterLongPoll(t *testing.T) {
 	}
 	c := &wsClient{client: r.dial(), p: r.p}
 	id := r.hold(r.p, r.h, c.client, frame.Hold{Mode: frame.ModeResponse, Millis: 60_000, Code: 200, Groups: []string{"g"}})
-	poll(t, "held", func() bool { return counterValue(r.s.metrics.holds(frame.ModeResponse)) == 1 })
+	poll.Until(t, "held", func() bool { return counterValue(r.s.metrics.holds(frame.ModeResponse)) == 1 })
 	r.h.send(&frame.Finish{ID: id, Seq: 1, Code: 200, Body: []byte("over")})
 	c.head()
 	c.expect("over")
@@ -1011,7 +1011,7 @@ func TestWebSocketAfterLongPoll(t *testing.T) {
 	c.far(&frame.Response{Code: 101})
 	c.head()
 	for _, word := range []string{"one", "two"} {
-		poll(t, "the poller watches", func() bool {
+		poll.Until(t, "the poller watches", func() bool {
 			r.s.mu.Lock()
 			x := r.s.exchanges[c.id]
 			r.s.mu.Unlock()
