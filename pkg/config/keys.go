@@ -74,7 +74,7 @@ type ConnMgr struct {
 	WriteTimeout    time.Duration `key:"write_timeout" default:"60" unit:"s" min:"10ms" doc:"How long a client may take no byte of a response."`
 	ResponseTimeout time.Duration `key:"response_timeout" default:"1800" unit:"s" min:"10ms" doc:"How long proxy or handler may be silent about an ordinary request."`
 	PeerWait        time.Duration `key:"peer_wait" default:"10" unit:"s" min:"10ms" doc:"How long a request that can be sent again waits for a proxy, when there is none or it died."`
-	MaxBacklog      Bytes         `key:"max_backlog" default:"1M" min:"1" max:"1G" doc:"What may wait for one client that holds a connection and does not read."`
+	MaxBacklog      Bytes         `key:"max_backlog" default:"1M" min:"1" max:"1G" doc:"What may wait for one client that holds a connection and does not read. Each message counts 64 bytes more than it has."`
 	BacklogPolicy   string        `key:"backlog_policy" default:"close" oneof:"close,drop-oldest,latest" doc:"What happens at max_backlog: close ends the connection, drop-oldest drops what waited longest, latest keeps only the newest message."`
 	MaxQueued       Bytes         `key:"max_queued" default:"64M" min:"1" max:"1G" doc:"What may wait for one of the loops that write to held clients."`
 	Writers         int           `key:"writers" default:"0" min:"0" max:"256" doc:"Loops that write to held clients. 0: one for each processor."`

@@ -60,6 +60,7 @@ type exch struct {
 var (
 	errPeerLost = errors.New("the far end went away")
 	errGap      = errors.New("a frame of the exchange is missing")
+	errSlow     = errors.New("the client reads too slowly")
 )
 
 // send numbers a frame of the exchange and sends it to the far end, which it

@@ -139,6 +139,19 @@ type item struct {
 	sealed bool      // data is TLS records: must go out, in this order
 }
 
+// itemCost is what an item of a backlog counts beside its bytes, which is about
+// what it takes in memory: a backlog of the smallest messages would otherwise take
+// ten times of what is allowed, and keep as many publications.
+const itemCost = 64
+
+// load is what counts of a backlog.
+func (b *backlog) load() int {
+	if b == nil {
+		return 0
+	}
+	return b.bytes + itemCost*len(b.items)
+}
+
 // enqueue puts something into the backlog, of which off bytes are written
 // already, and keeps to the bound.
 func (w *writer) enqueue(h *hold, it item, off int) {
@@ -153,7 +166,7 @@ func (w *writer) enqueue(h *hold, it item, off int) {
 		return
 	}
 	if it.d != nil && h.backlog != nil && h.backlog.bytes > 0 {
-		if need := len(it.data) - off; h.backlog.bytes+need > w.s.opt.MaxBacklog && !w.makeRoom(h, need) {
+		if need := len(it.data) - off + itemCost; h.backlog.load()+need > w.s.opt.MaxBacklog && !w.makeRoom(h, need) {
 			w.tally.dropped(it.d, frame.ReasonBacklogFull, 1, w.now)
 			return
 		}
@@ -178,25 +191,27 @@ func (w *writer) backlogged(h *hold, n int) {
 }
 
 // makeRoom does what the policy says about a full backlog, and reports whether
-// n more bytes may wait.
+// an item that counts n may wait.
 func (w *writer) makeRoom(h *hold, n int) bool {
 	b := h.backlog
 	switch h.policy {
 	case frame.PolicyDropOldest, frame.PolicyLatest:
 		kept := b.items[:0]
+		load := b.load()
 		for i, it := range b.items {
 			started := i == 0 && b.off > 0
-			enough := h.policy == frame.PolicyDropOldest && b.bytes+n <= w.s.opt.MaxBacklog
+			enough := h.policy == frame.PolicyDropOldest && load+n <= w.s.opt.MaxBacklog
 			if started || enough || it.sealed || it.d == nil {
 				kept = append(kept, it)
 				continue
 			}
+			load -= len(it.data) + itemCost
 			w.backlogged(h, -len(it.data))
 			w.tally.dropped(it.d, frame.ReasonBacklogFull, 1, w.now)
 		}
 		clear(b.items[len(kept):])
 		b.items = kept
-		return b.bytes == 0 || b.bytes+n <= w.s.opt.MaxBacklog
+		return b.bytes == 0 || load+n <= w.s.opt.MaxBacklog
 	default:
 		w.cutSlow(h)
 		return false
@@ -533,6 +548,9 @@ func (w *writer) cut(h *hold, reason frame.Reason) {
 		h.ending, h.cutting, h.reason = true, true, reason
 		if reason == frame.ReasonBacklogFull {
 			h.c.cutOff()
+			h.x.mu.Lock()
+			h.x.fail(errSlow) // if it waits for more of the initial body
+			h.x.mu.Unlock()
 		}
 		return
 	}

@@ -1092,3 +1092,35 @@ func TestRunLength(t *testing.T) {
 		}
 	}
 }
+
+// TestBacklogCountsItems has many messages of one byte wait: the bound is for what
+// they take in memory, which is far more.
+func TestBacklogCountsItems(t *testing.T) {
+	const n, limit = 200, 10_000 // they have 6 bytes each with their framing, or 3
+	t.Run("stream", func(t *testing.T) {
+		r := newRig(t, func(o *Options) { o.MaxBacklog = limit })
+		p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
+		f := h.stream("", "g")
+		f.More = true // so that it is not parked, and everything waits
+		r.hold(p, h, r.dial(), f)
+		for pub := range uint64(n) {
+			h.send(publish(pub+1, "g", "x"))
+		}
+		// Though nobody has anything to write to the client, who is cut off.
+		if f := next[*frame.Closed](h); f.Reason != frame.ReasonBacklogFull {
+			t.Errorf("ended for %v", f.Reason)
+		}
+	})
+	t.Run("WebSocket", func(t *testing.T) {
+		r := newWSRig(t, func(o *Options) { o.MaxBacklog = limit })
+		c := r.open("", "g")
+		c.far(&frame.Message{Kind: frame.MessageText, Data: []byte("a"), More: true})
+		c.want(0x01, "a")
+		for pub := range uint64(n) {
+			r.h.send(wsPublish(pub+1, "g", "x"))
+		}
+		if f := next[*frame.Closed](r.h); f.Reason != frame.ReasonBacklogFull {
+			t.Errorf("ended for %v", f.Reason)
+		}
+	})
+}

@@ -64,7 +64,7 @@ type Options struct {
 	// Compression offers permessage-deflate to WebSocket clients.
 	Compression bool
 	// MaxBacklog is how many bytes may wait for one held client that does not
-	// read.
+	// read. Each message counts 64 bytes more than it has.
 	MaxBacklog int
 	// Policy says what happens beyond MaxBacklog to holds that do not say
 	// themselves.

@@ -295,6 +295,8 @@ func (r *relay) lost(err error) outcome {
 			return r.cut(frame.ReasonGap)
 		}
 		return r.fail(frame.ReasonGap)
+	case errors.Is(err, errSlow):
+		return r.clientGone()
 	case r.began:
 		return r.cut(frame.ReasonPeerLost)
 	}

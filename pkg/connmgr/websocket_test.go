@@ -424,7 +424,7 @@ func TestWebSocketPublications(t *testing.T) {
 }
 
 func TestWebSocketPublicationsStayOutOfMessages(t *testing.T) {
-	r := newWSRig(t, func(o *Options) { o.MaxBacklog = 100 })
+	r := newWSRig(t, func(o *Options) { o.MaxBacklog = 200 })
 	c := r.open("", "g")
 	part := func(s string) *frame.Message {
 		return &frame.Message{Kind: frame.MessageText, Data: []byte(s), More: true}

@@ -103,11 +103,8 @@ func (w *writer) wsRelease(h *hold) {
 // wsPostpone keeps something until the message that is sent in part is whole. It
 // keeps to the bound of the backlog, and to the policy of the hold.
 func (w *writer) wsPostpone(h *hold, it item) {
-	ws, limit := h.ws, w.s.opt.MaxBacklog
-	if h.backlog != nil {
-		limit -= h.backlog.bytes
-	}
-	over := func() bool { return ws.laterSize+len(it.data) > limit }
+	ws, limit := h.ws, w.s.opt.MaxBacklog-h.backlog.load()
+	over := func() bool { return ws.laterSize+len(it.data)+itemCost*(len(ws.later)+1) > limit }
 	switch {
 	case len(ws.later) == 0 || !over():
 	case h.policy == frame.PolicyDropOldest || h.policy == frame.PolicyLatest:
