@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"path/filepath"
 	"time"
 
@@ -38,6 +39,9 @@ func program() cli.Program {
 				return nil, err
 			}
 			o.Bus, o.Logger, o.Registerer = e.Bus, e.Logger, e.Registry
+			for _, addr := range strangers(context.Background(), e.Config, e.Bus.Name(), o.Listen) {
+				e.Logger.Warn("another program listens at this client port too, and gets a part of the clients; stop it, or change the port", "addr", addr)
+			}
 			return connmgr.New(o)
 		},
 	}
