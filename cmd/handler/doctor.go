@@ -196,6 +196,32 @@ func (d *doctor) listeners(c *config.Config) {
 			key = "runner.https_ports"
 		}
 		d.port(c, "client port", key, l.Network, l.Addr, "connmgr")
+		if l.TLS && l.Network == "tcp" {
+			d.certificate(c, l.Addr)
+		}
+	}
+}
+
+// certificate looks for what an HTTPS port shows to clients.
+func (d *doctor) certificate(c *config.Config, addr string) {
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return // Listeners has judged it
+	}
+	dir := c.Path(filepath.Join("runner", "certs"))
+	name := filepath.Join(dir, "default_"+port)
+	what := "certificate for " + addr
+	switch _, err := tls.LoadX509KeyPair(name+".crt", name+".key"); {
+	case err == nil:
+		d.ok(what, name+".crt")
+	case !errors.Is(err, fs.ErrNotExist):
+		d.fail(what, fmt.Sprintf("%s.crt and .key: %v", name, err))
+	default:
+		if files, err := filepath.Glob(filepath.Join(dir, "*.crt")); err == nil && slices.ContainsFunc(files, func(f string) bool { return !strings.HasPrefix(filepath.Base(f), "default_") }) {
+			d.warn(what, fmt.Sprintf("only clients that ask for one of the names in %s are served; %s.crt and .key would be for all others", dir, name))
+			return
+		}
+		d.fail(what, fmt.Sprintf("there is none: put it into %s.crt and .key (PEM)", name))
 	}
 }
 

@@ -60,6 +60,7 @@ func TestDoctor(t *testing.T) {
 		{"unreadable key", "* test", []string{"proxy.sig_key=file:none"}, 1, `FAIL  signature: proxy.sig_key: key file`},
 		{"open to all", "* test", []string{"handler.push_in_http_addr=0.0.0.0"}, 0, `warn  control API: other hosts can reach it`},
 		{"ZeroMQ open to all", "* test", []string{"handler.push_in_spec=tcp://*:" + strings.TrimPrefix(freeAddr(t), "127.0.0.1:")}, 0, `warn  publishing: other hosts can reach tcp://\*:\d+, and it takes everybody: set handler.push_in_spec`},
+		{"no certificate", "* test", []string{"runner.https_ports=" + freeAddr(t)}, 1, `FAIL  certificate for 127.0.0.1:\d+: there is none: put it into .*runner/certs/default_\d+.crt and .key`},
 		{"too few files", "* test", []string{"runner.client_maxconn=10000000"}, 0, `warn  open files: .*raise|ok    open files`},
 		{"bad setting", "* test", []string{"proxy.debug=x"}, 1, `FAIL  configuration: command line: proxy.debug`},
 		{"run directory is a file", "* test", []string{"global.rundir=/etc/hostname"}, 1, `FAIL  run directory: /etc/hostname is not a directory`},

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -66,6 +67,20 @@ func (c *certs) find(server, port string) (*tls.Certificate, error) {
 		}
 	}
 	return nil, errNoCertificate
+}
+
+// any reports whether there is a certificate of that name, or at least one that
+// is for a name that clients may ask for. What is wrong with the first is logged.
+func (c *certs) any(name string) bool {
+	cert, err := c.load(name)
+	if err != nil {
+		c.log.Warn("certificate cannot be used", "name", name, "err", err)
+	}
+	if cert != nil {
+		return true
+	}
+	files, err := filepath.Glob(filepath.Join(c.dir, "*.crt"))
+	return err == nil && slices.ContainsFunc(files, func(f string) bool { return !strings.HasPrefix(filepath.Base(f), "default_") })
 }
 
 // validServerName keeps names that clients make up from reaching other files.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -45,6 +46,10 @@ func (s *Server) listen(ctx context.Context, l Listen) (*listener, error) {
 			port = "unix"
 		}
 		out.tls = s.certs.config(port)
+		if !s.certs.any("default_" + port) {
+			s.log.Warn("no client can use this HTTPS port before there is a certificate",
+				"addr", l.Addr, "want", filepath.Join(s.certs.dir, "default_"+port+".crt")+" and .key")
+		}
 	}
 	return out, nil
 }

@@ -70,7 +70,17 @@ func TestCerts(t *testing.T) {
 		}
 	}
 	expect("a.example.org", errNoCertificate.Error())
+	anyOne := func(want bool) {
+		t.Helper()
+		if c.any("default_443") != want {
+			t.Errorf("any: want %v", want)
+		}
+	}
+	anyOne(false)
+	writeCert(t, dir, "default_444", "of another port", then)
+	anyOne(false)
 	writeCert(t, dir, "a.example.org", "own", then)
+	anyOne(true)
 	writeCert(t, dir, "_.example.org", "wildcard", then)
 	expect("A.Example.org", "own")
 	expect("b.example.org", "wildcard")
