@@ -60,7 +60,7 @@ func (x *Index[K, O]) Publish(it *publish.Item, deliver Deliver[K, O]) Result {
 		x.send(c, it, deliver)
 		return Sent
 	}
-	size := itemSize(it)
+	size := ItemSize(it)
 	if _, taken := c.early[it.PrevID]; taken || len(c.early) >= MaxEarly || x.bytes+size > MaxEarlyBytes {
 		if it.HasID {
 			x.seen.forget(it.Channel, it.ID) // it may be sent again
@@ -143,8 +143,8 @@ func (x *Index[K, O]) Tick(deliver Deliver[K, O]) {
 	})
 }
 
-// itemSize estimates what an item that waits keeps in memory.
-func itemSize(it *publish.Item) int {
+// ItemSize estimates what an item that waits keeps in memory, in bytes.
+func ItemSize(it *publish.Item) int {
 	n := 512 + len(it.Channel) + len(it.ID) + len(it.PrevID)
 	for _, f := range []*publish.Format{it.Response, it.Stream, it.WebSocket, it.Request} {
 		if f != nil {

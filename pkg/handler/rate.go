@@ -4,11 +4,13 @@ import (
 	"time"
 	"unique"
 
+	"github.com/holdfast/holdfast/pkg/channel"
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/publish"
 )
 
-// maxRateBytes bounds the bodies that wait for the rate limit.
+// maxRateBytes bounds what the jobs that wait for the rate limit keep in memory,
+// whether or not there is a mark. Jobs that share an item each count all of it.
 const maxRateBytes = 64 << 20
 
 // limiter spreads deliveries over time. A job is one item for one group, and
@@ -40,6 +42,7 @@ type job struct {
 	key    groupKey
 	n      int // members when the item came
 	weight int
+	size   int    // of the item in memory
 	joined uint64 // subscriptions made later do not get it
 }
 
@@ -77,11 +80,11 @@ func (s *Server) enqueue(it *publish.Item, f *publish.Format, g *group) {
 	if b != nil {
 		waiting = b.weight
 	}
-	j := job{it: it, f: f, key: g.Key, n: len(g.Subs), joined: s.joined}
+	j := job{it: it, f: f, key: g.Key, n: len(g.Subs), size: channel.ItemSize(it), joined: s.joined}
 	j.weight = j.n * l.blocks(it, f)
 	// One fan-out may be heavier than the whole mark, so what counts is whether
 	// the mark is reached already.
-	if l.hwm > 0 && waiting >= l.hwm || l.bytes+len(f.Body) > maxRateBytes {
+	if l.hwm > 0 && waiting >= l.hwm || l.bytes+j.size > maxRateBytes {
 		if isDelivery(f, g.Key.mode) {
 			s.dropped(it, frame.ReasonRate, j.n)
 		}
@@ -98,7 +101,7 @@ func (s *Server) enqueue(it *publish.Item, f *publish.Format, g *group) {
 	b.jobs = append(b.jobs, j)
 	b.weight += j.weight
 	l.waiting += j.n
-	l.bytes += len(f.Body)
+	l.bytes += j.size
 	s.runJobs()
 }
 
@@ -125,7 +128,7 @@ func (s *Server) runJobs() {
 			b.jobs = b.jobs[1:]
 			b.weight -= j.weight
 			l.waiting -= j.n
-			l.bytes -= len(j.f.Body)
+			l.bytes -= j.size
 			pay := min(l.units, j.weight)
 			l.units -= pay
 			b.debt = j.weight - pay

@@ -35,13 +35,18 @@ func (h *held) Read(p []byte) (int, error) { return h.Reader.Read(p) }
 
 func hold(t *testing.T, s *stack.Stack, channel string) *held {
 	t.Helper()
+	return holdAt(t, s, "x", channel)
+}
+
+func holdAt(t *testing.T, s *stack.Stack, host, channel string) *held {
+	t.Helper()
 	c, err := net.Dial("tcp", s.HTTP)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = c.Close() })
 	_ = c.SetDeadline(time.Now().Add(3 * time.Minute))
-	fmt.Fprintf(c, "GET /stream?channel=%s HTTP/1.1\r\nHost: x\r\n\r\n", channel)
+	fmt.Fprintf(c, "GET /stream?channel=%s HTTP/1.1\r\nHost: %s\r\n\r\n", channel, host)
 	return &held{c, bufio.NewReader(c)}
 }
 
