@@ -87,7 +87,7 @@ func TestTwoInARow(t *testing.T) {
 	}
 	mu.Unlock()
 	for s, want := range map[*stack.Stack]float64{edge: 2, inner: 0} {
-		if got := total(metrics(t, s, "handler.0"), "holdfast_handler_holds"); got != want {
+		if got := stack.Total(metrics(t, s, "handler.0"), "holdfast_handler_holds"); got != want {
 			t.Errorf("%v holds, want %v", got, want)
 		}
 	}

@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/grip"
+	"github.com/holdfast/holdfast/test/need"
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -72,17 +74,17 @@ var answers = []struct {
 func setClock(t *testing.T, pid int, by time.Duration) {
 	t.Helper()
 	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
-		t.Skip("the clock of a single process can be set on Linux on amd64 only")
+		need.Missing(t, "the clock of a single process can be set on Linux on amd64 only")
 	}
 	from, size := vdsoOf(t, pid)
 	mem, err := os.OpenFile(fmt.Sprintf("/proc/%d/mem", pid), os.O_RDWR, 0)
 	if err != nil {
-		t.Skipf("the memory of a process may not be changed here: %v", err)
+		need.Missing(t, "the memory of a process may not be changed here: %v", err)
 	}
 	defer func() { _ = mem.Close() }()
 	page := make([]byte, size)
 	if _, err := mem.ReadAt(page, from); err != nil {
-		t.Skipf("the memory of a process may not be read here: %v", err)
+		need.Missing(t, "the memory of a process may not be read here: %v", err)
 	}
 	file, err := elf.NewFile(bytes.NewReader(page))
 	if err != nil {
@@ -104,11 +106,11 @@ func setClock(t *testing.T, pid int, by time.Duration) {
 			code := bytes.Clone(a.code)
 			binary.LittleEndian.PutUint64(code[a.offset:], uint64(int64(by/time.Second)))
 			if _, err := mem.WriteAt(code, from+int64(s.Value)); err != nil {
-				t.Skipf("the memory of a process may not be written here: %v", err)
+				need.Missing(t, "the memory of a process may not be written here: %v", err)
 			}
 		}
 		if !found {
-			t.Skipf("this kernel's vDSO has no %s with room for %d bytes", a.name, len(a.code))
+			need.Missing(t, "this kernel's vDSO has no %s with room for %d bytes", a.name, len(a.code))
 		}
 	}
 }
@@ -129,7 +131,7 @@ func vdsoOf(t *testing.T, pid int) (from int64, size int) {
 			return from, int(to - from)
 		}
 	}
-	t.Skip("there is no vDSO here")
+	need.Missing(t, "there is no vDSO here")
 	return 0, 0
 }
 
@@ -137,25 +139,24 @@ func vdsoOf(t *testing.T, pid int) (from int64, size int) {
 // of its code.
 func standStill(t *testing.T, pid int, from, to uint64) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); {
+	poll.Until(t, fmt.Sprintf("process %d to stand still", pid), func() bool {
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 			t.Fatal(err)
 		}
-		err := outside(pid, from, to)
-		for errors.Is(err, errRuns) && time.Now().Before(end) {
-			time.Sleep(time.Millisecond) // poll
+		var err error
+		poll.For(poll.Patience, func() bool {
 			err = outside(pid, from, to)
-		}
+			return !errors.Is(err, errRuns)
+		})
 		if err == nil {
-			return
+			return true
 		}
-		_ = syscall.Kill(pid, syscall.SIGCONT)
-		if !errors.Is(err, errInside) {
-			t.Skipf("where the threads of a process are cannot be seen here: %v", err)
+		_ = syscall.Kill(pid, syscall.SIGCONT) // let it get on
+		if !errors.Is(err, errRuns) && !errors.Is(err, errInside) {
+			need.Missing(t, "where the threads of a process are cannot be seen here, so its clock cannot be set: %v", err)
 		}
-		time.Sleep(time.Millisecond) // let it get on
-	}
-	t.Fatalf("process %d does not stand still", pid)
+		return false
+	})
 }
 
 var errRuns, errInside = errors.New("a thread runs"), errors.New("a thread is in that code")
@@ -242,17 +243,15 @@ func (d *dated) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // await waits until a new request carries a time that is so far from ours.
 func (d *dated) await(t *testing.T, s *stack.Stack, by time.Duration) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) { // poll
+	poll.Works(t, "the proxy's time to be right", func() error {
 		r := &reader{delays: new(delays)}
 		visit(t.Context(), s, r)
 		off := time.Duration(d.ahead.Load())*time.Second - by
-		if len(r.wrong) == 0 && off.Abs() < time.Minute {
-			return
+		if len(r.wrong) > 0 || off.Abs() >= time.Minute {
+			return fmt.Errorf("it is %v off: %v", off, r.wrong)
 		}
-		if time.Now().After(end) {
-			t.Fatalf("the proxy's time is still %v off: %v", off, r.wrong)
-		}
-	}
+		return nil
+	})
 }
 
 // unwilling receives webhooks, or refuses them for a while. It sees whether they
@@ -289,17 +288,14 @@ func (u *unwilling) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // awaitRefused waits until so many messages have been refused at least once.
 func (u *unwilling) awaitRefused(t *testing.T, n int) {
 	t.Helper()
-	for end := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) { // poll
+	poll.Works(t, fmt.Sprintf("%d webhooks to be tried", n), func() error {
 		u.mu.Lock()
-		got := len(u.refused)
-		u.mu.Unlock()
-		if got >= n {
-			return
+		defer u.mu.Unlock()
+		if got := len(u.refused); got < n {
+			return fmt.Errorf("%d were", got)
 		}
-		if time.Now().After(end) {
-			t.Fatalf("%d of %d webhooks were tried", got, n)
-		}
-	}
+		return nil
+	})
 }
 
 // The system's clock is set under load, an hour and a day forward and back.
@@ -365,10 +361,8 @@ func TestClockJumps(t *testing.T) {
 	reached := func(what string, target int) {
 		t.Helper()
 		for _, r := range readers {
-			for end := time.Now().Add(time.Minute); r.position() < target; time.Sleep(10 * time.Millisecond) { // poll
-				if time.Now().After(end) {
-					t.Fatalf("%s: %s has %d of %d", what, r.name, r.position(), target)
-				}
+			if !poll.For(poll.Patience, func() bool { return r.position() >= target }) {
+				t.Fatalf("%s: %s has %d of %d", what, r.name, r.position(), target)
 			}
 		}
 	}
@@ -419,12 +413,9 @@ func TestClockJumps(t *testing.T) {
 		if err := syscall.Kill(one(t, s, name), syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		for end := time.Now().Add(time.Minute); strings.Count(s.Log(), name+": starting again in") == before; {
-			if time.Now().After(end) {
-				t.Fatalf("the supervisor does not say that %s died", name)
-			}
-			time.Sleep(time.Millisecond) // poll
-		}
+		poll.Until(t, "the supervisor to say that "+name+" died", func() bool {
+			return strings.Count(s.Log(), name+": starting again in") > before
+		})
 		setClock(t, s.PID(), 0)
 		reached(name+" was killed", last()+20)
 		setClock(t, s.PID(), time.Hour)
@@ -438,11 +429,8 @@ func TestClockJumps(t *testing.T) {
 	publishers.Wait()
 	for _, r := range readers {
 		_, n := origin.after(r.channel, 0)
-		for end := time.Now().Add(time.Minute); r.position() < n && time.Now().Before(end); {
-			time.Sleep(10 * time.Millisecond) // poll
-		}
-		if got := r.position(); got < n {
-			t.Errorf("%s: has %d of %d", r.name, got, n)
+		if !poll.For(poll.Patience, func() bool { return r.position() >= n }) {
+			t.Errorf("%s: has %d of %d", r.name, r.position(), n)
 		}
 	}
 	if err := s.Accounts(ctx, false); err != nil {

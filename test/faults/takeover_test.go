@@ -18,6 +18,7 @@ import (
 	"github.com/gorilla/websocket"
 
 	"github.com/holdfast/holdfast/pkg/wsevents"
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -170,15 +171,9 @@ func (v *visitor) read(ws *websocket.Conn) {
 // await polls until ok, which names what is missing otherwise.
 func await(t *testing.T, what func() (missing string)) {
 	t.Helper()
-	for end := time.Now().Add(30 * time.Second); ; {
-		missing := what()
-		if missing == "" {
-			return
-		}
-		if time.Now().After(end) {
-			t.Fatal(missing)
-		}
-		time.Sleep(5 * time.Millisecond) // poll
+	missing := ""
+	if !poll.For(poll.Patience, func() bool { missing = what(); return missing == "" }) {
+		t.Fatal(missing)
 	}
 }
 

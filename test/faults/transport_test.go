@@ -4,6 +4,7 @@ package faults
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -110,22 +112,15 @@ func newTraffic(t *testing.T, s *stack.Stack, origin *backend) *traffic {
 // drops what nobody has asked for yet.
 func (l *traffic) introduce(in *intake) {
 	l.t.Helper()
-	for end := time.Now().Add(time.Minute); ; {
-		missing := ""
+	poll.Works(l.t, "all to get something", func() error {
 		for _, r := range l.of(in.channel) {
 			if r.position() == 0 {
-				missing = r.name
+				l.publish(in)
+				return fmt.Errorf("%s gets nothing: %v", r.name, l.complaints())
 			}
 		}
-		if missing == "" {
-			return
-		}
-		if time.Now().After(end) {
-			l.t.Fatalf("%s gets nothing: %v", missing, l.complaints())
-		}
-		l.publish(in)
-		time.Sleep(20 * time.Millisecond) // poll
-	}
+		return nil
+	})
 }
 
 func (l *traffic) of(channel string) (out []*reader) {
@@ -178,12 +173,8 @@ func (l *traffic) finish() {
 	end := time.Now().Add(time.Minute)
 	for _, r := range l.all {
 		_, want := l.origin.after(r.channel, 0)
-		for r.position() < want && len(l.complaints()) == 0 {
-			if time.Now().After(end) {
-				l.t.Errorf("%s has %d of %d", r.name, r.position(), want)
-				break
-			}
-			time.Sleep(10 * time.Millisecond) // poll
+		if !poll.For(time.Until(end), func() bool { return r.position() >= want || len(l.complaints()) > 0 }) {
+			l.t.Errorf("%s has %d of %d", r.name, r.position(), want)
 		}
 	}
 	l.cancel()
