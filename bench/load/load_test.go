@@ -21,9 +21,9 @@ import (
 	"github.com/holdfast/holdfast/bench/internal/wire"
 )
 
-// stub is a small server with streams, long polls, WebSocket echo and a publish
+// fakeServer is a small server with streams, long polls, WebSocket echo and a publish
 // intake; spoil may change what a subscriber gets of a message.
-type stub struct {
+type fakeServer struct {
 	mu      sync.Mutex
 	held    map[string][]chan []byte
 	changed *sync.Cond
@@ -35,7 +35,7 @@ type stub struct {
 	hooks   string                            // address to which all that is published is sent as a webhook
 }
 
-func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ch := r.URL.Query().Get("channel")
 	switch r.URL.Path {
 	case "/pub":
@@ -128,7 +128,7 @@ func hook(to, path string, message []byte) {
 	}
 }
 
-func serve(t *testing.T, s *stub) netip.AddrPort {
+func serve(t *testing.T, s *fakeServer) netip.AddrPort {
 	t.Helper()
 	s.held = map[string][]chan []byte{}
 	s.changed = sync.NewCond(&s.mu)
@@ -154,7 +154,7 @@ func parsed(t *testing.T, addr netip.AddrPort, args ...string) *options {
 
 // What is lost ends the ramp.
 func TestRamp(t *testing.T) {
-	addr := serve(t, &stub{spoil: func(int, int) int { return 0 }})
+	addr := serve(t, &fakeServer{spoil: func(int, int) int { return 0 }})
 	res, err := run(parsed(t, addr, "-scenario", "ramp", "-n", "4", "-rate", "10"))
 	if err != nil {
 		t.Fatal(err)
@@ -167,25 +167,25 @@ func TestRamp(t *testing.T) {
 // Each subscriber asks for channels of its own beside the one that is published
 // to.
 func TestHold(t *testing.T) {
-	stub := &stub{}
-	res, err := run(parsed(t, serve(t, stub), "-scenario", "hold", "-n", "3", "-extra", "2"))
+	fake := &fakeServer{}
+	res, err := run(parsed(t, serve(t, fake), "-scenario", "hold", "-n", "3", "-extra", "2"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if res.Setup.Ready != 3 {
 		t.Errorf("set-up: %+v", res.Setup)
 	}
-	stub.mu.Lock()
-	defer stub.mu.Unlock()
-	slices.Sort(stub.asked)
-	if want := []string{"c0,x0-0,x0-1", "c0,x1-0,x1-1", "c0,x2-0,x2-1"}; !slices.Equal(stub.asked, want) {
-		t.Errorf("asked for %q", stub.asked)
+	fake.mu.Lock()
+	defer fake.mu.Unlock()
+	slices.Sort(fake.asked)
+	if want := []string{"c0,x0-0,x0-1", "c0,x1-0,x1-1", "c0,x2-0,x2-1"}; !slices.Equal(fake.asked, want) {
+		t.Errorf("asked for %q", fake.asked)
 	}
 }
 
 func TestFanout(t *testing.T) {
 	for _, closing := range []bool{false, true} {
-		addr := serve(t, &stub{close: closing})
+		addr := serve(t, &fakeServer{close: closing})
 		res, err := run(parsed(t, addr, "-n", "20", "-window", "5", "-count", "10", "-burst", "30"))
 		if err != nil {
 			t.Fatal(err)
@@ -212,7 +212,7 @@ func TestFanout(t *testing.T) {
 }
 
 func TestLossAndDuplicatesAreSeen(t *testing.T) {
-	addr := serve(t, &stub{spoil: func(subscriber, message int) int {
+	addr := serve(t, &fakeServer{spoil: func(subscriber, message int) int {
 		switch {
 		case subscriber == 3 && message == 5:
 			return 0
@@ -245,7 +245,7 @@ func TestLossAndDuplicatesAreSeen(t *testing.T) {
 }
 
 func TestOtherScenarios(t *testing.T) {
-	addr := serve(t, &stub{})
+	addr := serve(t, &fakeServer{})
 	res, err := run(parsed(t, addr, "-scenario", "channels", "-n", "40", "-channels", "20", "-publishers", "4", "-duration", "200ms"))
 	if err != nil {
 		t.Fatal(err)
@@ -253,7 +253,7 @@ func TestOtherScenarios(t *testing.T) {
 	if d := res.Burst; d.Published == 0 || d.Delivered != 2*d.Published || d.Lost != 0 {
 		t.Errorf("channels: %+v", d)
 	}
-	if res, err = run(parsed(t, serve(t, &stub{polls: 10}), "-scenario", "polls", "-path", "/poll?channel={c}", "-n", "10", "-count", "3")); err != nil {
+	if res, err = run(parsed(t, serve(t, &fakeServer{polls: 10}), "-scenario", "polls", "-path", "/poll?channel={c}", "-n", "10", "-count", "3")); err != nil {
 		t.Fatal(err)
 	}
 	if d := res.Burst; d.Published != 3 || d.Delivered != 30 {
@@ -275,7 +275,7 @@ func TestOtherScenarios(t *testing.T) {
 // Those who stop reading get everything once they read again, and the others
 // are measured without them.
 func TestStuckClients(t *testing.T) {
-	addr := serve(t, &stub{})
+	addr := serve(t, &fakeServer{})
 	res, err := run(parsed(t, addr, "-scenario", "stuck", "-n", "12", "-stuck", "4", "-rounds", "2", "-count", "3", "-rate", "50"))
 	if err != nil {
 		t.Fatal(err)
@@ -302,7 +302,7 @@ func TestHooks(t *testing.T) {
 	}
 	to := free.Addr().String()
 	free.Close()
-	addr := serve(t, &stub{hooks: to})
+	addr := serve(t, &fakeServer{hooks: to})
 	res, err := run(parsed(t, addr, "-scenario", "hooks", "-receive", to, "-channels", "8", "-publishers", "2", "-count", "5", "-rate", "50", "-duration", "100ms"))
 	if err != nil {
 		t.Fatal(err)
