@@ -2,17 +2,12 @@ package connmgr
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	crand "crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -21,31 +16,19 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/pki"
 	"github.com/holdfast/holdfast/test/poll"
 )
 
 // writeCert makes a certificate whose common name is cn, modified at the time at.
 func writeCert(t *testing.T, dir, name, cn string, at time.Time) {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: cn}, NotAfter: time.Now().Add(time.Hour)}
-	der, err := x509.CreateCertificate(crand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for suffix, block := range map[string]*pem.Block{".crt": {Type: "CERTIFICATE", Bytes: der}, ".key": {Type: "PRIVATE KEY", Bytes: keyDER}} {
-		path := filepath.Join(dir, name+suffix)
-		if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chtimes(path, at, at); err != nil {
+	var none *pki.Authority
+	cert := none.Issue(t, &x509.Certificate{Subject: pkix.Name{CommonName: cn}})
+	path := filepath.Join(dir, name)
+	pki.Write(t, cert, path+".crt", path+".key")
+	for _, suffix := range []string{".crt", ".key"} {
+		if err := os.Chtimes(path+suffix, at, at); err != nil {
 			t.Fatal(err)
 		}
 	}

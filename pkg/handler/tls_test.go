@@ -2,13 +2,8 @@ package handler
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"io"
 	"math/big"
 	"net"
@@ -19,55 +14,34 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/unixsock"
+	"github.com/holdfast/holdfast/test/pki"
 )
 
-// authority is a certificate authority for tests.
+// authority is a certificate authority, and a folder with what it issued.
 type authority struct {
-	t    *testing.T
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	*pki.Authority
+	t   *testing.T
+	dir string
 }
 
 func newAuthority(t *testing.T) *authority {
 	t.Helper()
-	a := &authority{t: t, dir: t.TempDir()}
-	a.cert, a.key = a.make(&x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}, "ca")
+	a := &authority{pki.NewAuthority(t), t, t.TempDir()}
+	pki.Write(t, a.Cert, a.file("ca.crt"), a.file("ca.key"))
 	return a
 }
 
 // make writes NAME.crt and NAME.key.
-func (a *authority) make(template *x509.Certificate, name string) (*x509.Certificate, *ecdsa.PrivateKey) {
+func (a *authority) make(template *x509.Certificate, name string) *x509.Certificate {
 	a.t.Helper()
-	check := func(err error) {
-		if err != nil {
-			a.t.Fatal(err)
-		}
-	}
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(err)
-	template.SerialNumber, err = rand.Int(rand.Reader, big.NewInt(1<<62))
-	check(err)
-	template.Subject = pkix.Name{CommonName: name}
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
-	check(err)
-	cert, err := x509.ParseCertificate(der)
-	check(err)
-	private, err := x509.MarshalECPrivateKey(key)
-	check(err)
-	check(os.WriteFile(a.file(name+".crt"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
-	check(os.WriteFile(a.file(name+".key"), pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}), 0o600))
-	return cert, key
+	cert := a.Issue(a.t, template)
+	pki.Write(a.t, cert, a.file(name+".crt"), a.file(name+".key"))
+	return cert.Leaf
 }
 
 func (a *authority) file(name string) string { return filepath.Join(a.dir, name) }
 
-func (a *authority) server(name string) (*x509.Certificate, *ecdsa.PrivateKey) {
+func (a *authority) server(name string) *x509.Certificate {
 	return a.make(&x509.Certificate{DNSNames: []string{"control"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, name)
 }
 
@@ -75,9 +49,7 @@ func (a *authority) server(name string) (*x509.Certificate, *ecdsa.PrivateKey) {
 // returns what GET / gives and whose certificate the server has.
 func (a *authority) dial(addr, name string) (answer string, serial *big.Int, err error) {
 	a.t.Helper()
-	roots := x509.NewCertPool()
-	roots.AddCert(a.cert)
-	conf := &tls.Config{RootCAs: roots, ServerName: "control", MinVersion: tls.VersionTLS12}
+	conf := &tls.Config{RootCAs: a.Pool, ServerName: "control", MinVersion: tls.VersionTLS12}
 	if name != "" {
 		cert, err := tls.LoadX509KeyPair(a.file(name+".crt"), a.file(name+".key"))
 		if err != nil {
@@ -104,7 +76,7 @@ func (a *authority) dial(addr, name string) (answer string, serial *big.Int, err
 
 func TestControlTLS(t *testing.T) {
 	a, stranger := newAuthority(t), newAuthority(t)
-	first, _ := a.server("server")
+	first := a.server("server")
 	client := &x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
 	a.make(client, "publisher")
 	stranger.make(&x509.Certificate{ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}, "publisher")
@@ -144,7 +116,7 @@ func TestControlTLS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	second, _ := a.server("server")
+	second := a.server("server")
 	touch()
 	if _, serial, err = a.dial(addr, "publisher"); err != nil || serial.Cmp(second.SerialNumber) != 0 {
 		t.Errorf("after renewal: got %v, %v", serial, err)

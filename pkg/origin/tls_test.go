@@ -1,77 +1,23 @@
 package origin
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/holdfast/holdfast/test/pki"
 )
 
-// authority issues certificates for a test.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
-}
-
-func newAuthority(t *testing.T) *authority {
+// issue makes a certificate for servers and clients.
+func issue(t *testing.T, a *pki.Authority, notAfter time.Time, names ...string) tls.Certificate {
 	t.Helper()
-	a := &authority{pool: x509.NewCertPool()}
-	der := a.sign(t, &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	})
-	var err error
-	if a.cert, err = x509.ParseCertificate(der.Certificate[0]); err != nil {
-		t.Fatal(err)
-	}
-	a.key, _ = der.PrivateKey.(*ecdsa.PrivateKey)
-	a.pool.AddCert(a.cert)
-	return a
-}
-
-func (a *authority) sign(t *testing.T, template *x509.Certificate) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
-
-func (a *authority) issue(t *testing.T, notAfter time.Time, names ...string) tls.Certificate {
-	t.Helper()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-2 * time.Hour), NotAfter: notAfter,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-	}
-	for _, n := range names {
-		if ip := net.ParseIP(n); ip != nil {
-			template.IPAddresses = append(template.IPAddresses, ip)
-		} else {
-			template.DNSNames = append(template.DNSNames, n)
-		}
-	}
-	return a.sign(t, template)
+	c := pki.For(names...)
+	c.NotAfter = notAfter
+	return a.Issue(t, c)
 }
 
 func listenTLS(t *testing.T, cfg *tls.Config, serve func(*peer)) Target {
@@ -85,7 +31,7 @@ func listenTLS(t *testing.T, cfg *tls.Config, serve func(*peer)) Target {
 }
 
 func TestTLS(t *testing.T) {
-	ca, other := newAuthority(t), newAuthority(t)
+	ca, other := pki.NewAuthority(t), pki.NewAuthority(t)
 	later := time.Now().Add(time.Hour)
 	tests := []struct {
 		name   string
@@ -93,24 +39,24 @@ func TestTLS(t *testing.T) {
 		target Target
 		ok     bool
 	}{
-		{"connect host", ca.issue(t, later, "127.0.0.1"), Target{}, true},
-		{"named", ca.issue(t, later, "o.example"), Target{ServerName: "o.example"}, true},
-		{"wrong name", ca.issue(t, later, "o.example"), Target{ServerName: "p.example"}, false},
-		{"connect host is not the name", ca.issue(t, later, "127.0.0.1"), Target{ServerName: "o.example"}, false},
-		{"connect host is trusted", ca.issue(t, later, "127.0.0.1"), Target{ServerName: "o.example", TrustConnectHost: true}, true},
-		{"the name is trusted too", ca.issue(t, later, "o.example"), Target{ServerName: "o.example", TrustConnectHost: true}, true},
-		{"neither, trusted", ca.issue(t, later, "q.example"), Target{ServerName: "o.example", TrustConnectHost: true}, false},
-		{"expired", ca.issue(t, time.Now().Add(-time.Minute), "127.0.0.1"), Target{}, false},
-		{"expired, connect host trusted", ca.issue(t, time.Now().Add(-time.Minute), "127.0.0.1"), Target{ServerName: "o.example", TrustConnectHost: true}, false},
-		{"unknown authority", other.issue(t, later, "127.0.0.1"), Target{}, false},
-		{"unknown authority, connect host trusted", other.issue(t, later, "127.0.0.1"), Target{ServerName: "o.example", TrustConnectHost: true}, false},
-		{"anything goes", other.issue(t, time.Now().Add(-time.Minute), "q.example"), Target{Insecure: true}, true},
+		{"connect host", issue(t, ca, later, "127.0.0.1"), Target{}, true},
+		{"named", issue(t, ca, later, "o.example"), Target{ServerName: "o.example"}, true},
+		{"wrong name", issue(t, ca, later, "o.example"), Target{ServerName: "p.example"}, false},
+		{"connect host is not the name", issue(t, ca, later, "127.0.0.1"), Target{ServerName: "o.example"}, false},
+		{"connect host is trusted", issue(t, ca, later, "127.0.0.1"), Target{ServerName: "o.example", TrustConnectHost: true}, true},
+		{"the name is trusted too", issue(t, ca, later, "o.example"), Target{ServerName: "o.example", TrustConnectHost: true}, true},
+		{"neither, trusted", issue(t, ca, later, "q.example"), Target{ServerName: "o.example", TrustConnectHost: true}, false},
+		{"expired", issue(t, ca, time.Now().Add(-time.Minute), "127.0.0.1"), Target{}, false},
+		{"expired, connect host trusted", issue(t, ca, time.Now().Add(-time.Minute), "127.0.0.1"), Target{ServerName: "o.example", TrustConnectHost: true}, false},
+		{"unknown authority", issue(t, other, later, "127.0.0.1"), Target{}, false},
+		{"unknown authority, connect host trusted", issue(t, other, later, "127.0.0.1"), Target{ServerName: "o.example", TrustConnectHost: true}, false},
+		{"anything goes", issue(t, other, time.Now().Add(-time.Minute), "q.example"), Target{Insecure: true}, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			tt.target.TLS = true
 			tt.target.Addr = listenTLS(t, &tls.Config{Certificates: []tls.Certificate{tt.cert}}, answer(okResponse)).Addr
-			p := newPool(t, Options{RootCAs: ca.pool})
+			p := newPool(t, Options{RootCAs: ca.Pool})
 			for range 2 { // the second may resume the session, which must not skip checks
 				body, err := tryGet(p, tt.target)
 				switch {
@@ -144,7 +90,7 @@ func TestTLS(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cfg := &tls.Config{Certificates: []tls.Certificate{ca.issue(t, later, "127.0.0.1")}}
+		cfg := &tls.Config{Certificates: []tls.Certificate{issue(t, ca, later, "127.0.0.1")}}
 		serveOn(t, ln, func(p *peer) {
 			raw := &gather{Conn: p.Conn}
 			p.Conn = tls.Server(raw, cfg)
@@ -161,7 +107,7 @@ func TestTLS(t *testing.T) {
 			}
 		})
 		target := Target{Addr: ln.Addr().String(), TLS: true}
-		p := newPool(t, Options{RootCAs: ca.pool})
+		p := newPool(t, Options{RootCAs: ca.Pool})
 		for range 10 {
 			if got := get(t, p, target); got != "ok" {
 				t.Fatalf("got %q", got)
@@ -170,13 +116,13 @@ func TestTLS(t *testing.T) {
 	})
 	t.Run("idle connection found closed", func(t *testing.T) {
 		closed := make(chan struct{}, 2)
-		target := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{ca.issue(t, later, "127.0.0.1")}}, func(p *peer) {
+		target := listenTLS(t, &tls.Config{Certificates: []tls.Certificate{issue(t, ca, later, "127.0.0.1")}}, func(p *peer) {
 			p.request()
 			p.send(okResponse)
 			_ = p.Close()
 			closed <- struct{}{}
 		})
-		p := newPool(t, Options{RootCAs: ca.pool})
+		p := newPool(t, Options{RootCAs: ca.Pool})
 		get(t, p, target)
 		<-closed
 		resp, err := p.Do(t.Context(), target, &Request{Method: "POST"})
@@ -205,33 +151,22 @@ func (g *gather) Write(b []byte) (int, error) {
 }
 
 func TestTLSClientCertificate(t *testing.T) {
-	ca := newAuthority(t)
+	ca := pki.NewAuthority(t)
 	later := time.Now().Add(time.Hour)
 	target := listenTLS(t, &tls.Config{
-		Certificates: []tls.Certificate{ca.issue(t, later, "127.0.0.1")},
-		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: ca.pool,
+		Certificates: []tls.Certificate{issue(t, ca, later, "127.0.0.1")},
+		ClientAuth:   tls.RequireAndVerifyClientCert, ClientCAs: ca.Pool,
 		MaxVersion: tls.VersionTLS12, // so that the refusal comes within the handshake
 	}, answer(okResponse))
 
-	cert := ca.issue(t, later, "client")
-	key, err := x509.MarshalECPrivateKey(cert.PrivateKey.(*ecdsa.PrivateKey))
-	if err != nil {
-		t.Fatal(err)
-	}
+	cert := issue(t, ca, later, "client")
 	dir := t.TempDir()
 	target.ClientCert, target.ClientKey = filepath.Join(dir, "c.pem"), filepath.Join(dir, "k.pem")
-	write := func(name, kind string, der []byte) {
-		t.Helper()
-		if err := os.WriteFile(name, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	p := newPool(t, Options{RootCAs: ca.pool})
+	p := newPool(t, Options{RootCAs: ca.Pool})
 	if _, err := tryGet(p, target); !errors.Is(err, ErrTLS) || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("no files: got %v, want ErrTLS that names the file", err)
 	}
-	write(target.ClientCert, "CERTIFICATE", cert.Certificate[0])
-	write(target.ClientKey, "EC PRIVATE KEY", key)
+	pki.Write(t, cert, target.ClientCert, target.ClientKey)
 	if got := get(t, p, target); got != "ok" {
 		t.Errorf("got %q", got)
 	}

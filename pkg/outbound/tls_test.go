@@ -1,73 +1,30 @@
 package outbound
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"io"
 	"log"
-	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/holdfast/holdfast/test/pki"
 )
-
-// authority issues certificates for tests.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) *authority {
-	t.Helper()
-	a := &authority{}
-	c := issue(t, nil, &x509.Certificate{
-		Subject: pkix.Name{CommonName: "authority"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	})
-	a.cert, _ = x509.ParseCertificate(c.Certificate[0])
-	a.key, _ = c.PrivateKey.(*ecdsa.PrivateKey)
-	return a
-}
-
-// issue makes a certificate; one that signs itself if a is nil.
-func issue(t *testing.T, a *authority, template *x509.Certificate) tls.Certificate {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template.SerialNumber = big.NewInt(time.Now().UnixNano())
-	if template.NotBefore.IsZero() {
-		template.NotBefore = time.Now().Add(-time.Hour)
-	}
-	parent, signer := template, key
-	if a != nil {
-		parent, signer = a.cert, a.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
-}
 
 // Certificates are verified, over https and wss, and no pooled connection helps
 // around that.
 func TestCertificates(t *testing.T) {
-	ours, theirs := newAuthority(t), newAuthority(t)
-	roots := x509.NewCertPool()
-	roots.AddCert(ours.cert)
+	ours, theirs := pki.NewAuthority(t), pki.NewAuthority(t)
 	in := func(d time.Duration) time.Time { return time.Now().Add(d) }
 	local := []net.IP{net.IPv4(127, 0, 0, 1)}
 	tests := []struct {
 		name string
-		a    *authority
+		a    *pki.Authority
 		cert x509.Certificate
 		ok   bool
 	}{
@@ -85,10 +42,10 @@ func TestCertificates(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 			s.Config.ErrorLog = log.New(io.Discard, "", 0)
-			s.TLS = &tls.Config{Certificates: []tls.Certificate{issue(t, tt.a, &tt.cert)}}
+			s.TLS = &tls.Config{Certificates: []tls.Certificate{tt.a.Issue(t, &tt.cert)}}
 			s.StartTLS()
 			t.Cleanup(s.Close)
-			c := newClient(t, Options{RootCAs: roots})
+			c := newClient(t, Options{RootCAs: ours.Pool})
 			wss := strings.Replace(s.URL, "https", "wss", 1)
 			// Whoever does not care opens connections first.
 			for range 2 {
@@ -119,16 +76,14 @@ func TestCertificates(t *testing.T) {
 // The certificate must be for the host of the URI; for the connect host only if
 // that is trusted, which is no way around the policy.
 func TestConnectHostCertificate(t *testing.T) {
-	ours := newAuthority(t)
-	roots := x509.NewCertPool()
-	roots.AddCert(ours.cert)
+	ours := pki.NewAuthority(t)
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	s.Config.ErrorLog = log.New(io.Discard, "", 0)
-	s.TLS = &tls.Config{Certificates: []tls.Certificate{issue(t, ours, &x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"right.test"}, NotAfter: time.Now().Add(time.Hour)})}}
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{ours.Issue(t, &x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"right.test"}, NotAfter: time.Now().Add(time.Hour)})}}
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	addr := strings.TrimPrefix(s.URL, "https://")
-	c := newClient(t, Options{RootCAs: roots})
+	c := newClient(t, Options{RootCAs: ours.Pool})
 	for _, name := range []string{"right.test", "right.test.", "RIGHT.test"} {
 		if _, err := c.Fetch(long(t), &Request{Method: "GET", URI: "https://" + name + "/", ConnectHost: addr}); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -142,7 +97,7 @@ func TestConnectHostCertificate(t *testing.T) {
 	_, err = c.Fetch(long(t), &Request{Method: "GET", URI: "https://wrong.test/", ConnectHost: addr})
 	wantCondition(t, err, TLSError) // the connection of the one before is not taken
 
-	strict := newClient(t, Options{RootCAs: roots, Policy: rules(t, "allow", nil, []string{"@internal"})})
+	strict := newClient(t, Options{RootCAs: ours.Pool, Policy: rules(t, "allow", nil, []string{"@internal"})})
 	_, err = strict.Fetch(long(t), &Request{Method: "GET", URI: "https://right.test/", ConnectHost: addr, TrustConnectHost: true})
 	wantCondition(t, err, PolicyViolation)
 }

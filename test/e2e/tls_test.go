@@ -4,16 +4,10 @@ package e2e
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -24,6 +18,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/holdfast/holdfast/test/pki"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -31,35 +26,16 @@ import (
 // for some, and returns those that trust it.
 func certificate(t *testing.T, s *stack.Stack, name string) *x509.CertPool {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	template := pki.For(name)
+	template.IsCA, template.BasicConstraintsValid = true, true
+	var none *pki.Authority
+	cert := none.Issue(t, template)
 	dir := filepath.Join(filepath.Dir(s.Config), "runner", "certs")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	for file, content := range map[string][]byte{name + ".key": pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), name + ".crt": cert} {
-		if err := os.WriteFile(filepath.Join(dir, file), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(cert)
-	return pool
+	pki.Write(t, cert, filepath.Join(dir, name+".crt"), filepath.Join(dir, name+".key"))
+	return pki.Pool(cert)
 }
 
 // echoOrigin speaks WebSocket, and WebSocket over HTTP: it subscribes its clients
