@@ -154,7 +154,7 @@ func TestWebSocketOverHTTPOutlivesProxyAndHandler(t *testing.T) {
 		}
 	}
 	stop := make(chan struct{})
-	type count struct{ echo, pub int } // how many were sent
+	type count struct{ echo int } // how many were sent
 	sent := make(chan count, clients)
 	for _, ws := range sockets {
 		go func() {
