@@ -60,6 +60,10 @@ conformance-pushpin: ## the same cases against an installed Pushpin
 fuzz: ## run each fuzz target for FUZZTIME
 	scripts/fuzz $(FUZZTIME)
 
+.PHONY: hostile-peers
+hostile-peers: ## compare the answers of nginx and HAProxy to hostile requests with docs/security.md
+	go test -count=1 -tags peers ./pkg/connmgr -run TestHostilePeers
+
 .PHONY: bench
 bench: ## run the benchmarks COUNT times into bench/out/new.txt
 	@mkdir -p bench/out
