@@ -323,7 +323,9 @@ func (s *Server) finish(e *exch, err error) {
 	e.close()
 	e.leaveStats(true)
 	s.mu.Lock()
-	delete(s.exchanges, e.x)
+	if s.exchanges[e.x] == e { // else connmgr gave it to us again, after a time without a link
+		delete(s.exchanges, e.x)
+	}
 	last := len(s.exchanges) == 0
 	s.mu.Unlock()
 	s.metrics.open.Dec()
