@@ -67,6 +67,11 @@ type Bus interface {
 	Publish(topic string, b []byte)
 	// Peers returns the peers of a kind that are up, sorted by name.
 	Peers(kind string) []Peer
+	// Expected returns the names of the instances of a kind that are not up but
+	// should be soon, sorted: they are in the run directory or the configuration,
+	// and their inbox was not found closed. None is expected for longer than a
+	// silent peer is believed to live.
+	Expected(kind string) []string
 	// Run starts the loops and blocks until ctx ends or the inbox cannot be
 	// served. r gets everything that arrives.
 	Run(ctx context.Context, r Receiver) error

@@ -16,7 +16,7 @@ func (n *Node) add(name, inbox, pub string, now time.Time) *peer {
 	p := &peer{
 		name: name, m: n.m.of(Kind(name)), stop: stop, epochs: &n.epochs,
 		wake: make(chan struct{}, 1), kick: make(chan struct{}, 1),
-		inbox: inbox, own: n.epochs.Add(1), lastSeen: now,
+		inbox: inbox, own: n.epochs.Add(1), since: now, lastSeen: now,
 	}
 	n.replacePeers(func(m map[string]*peer) { m[name] = p })
 	n.wg.Go(func() { n.sender(ctx, p) })

@@ -296,6 +296,23 @@ func (n *Node) Peers(kind string) []Peer {
 	return out
 }
 
+// Expected implements Bus.
+func (n *Node) Expected(kind string) []string {
+	var out []string
+	for name, p := range *n.peers.Load() {
+		if Kind(name) != kind || time.Since(p.since) >= n.opt.GiveUp {
+			continue
+		}
+		p.mu.Lock()
+		if !p.up && p.refusedSince.IsZero() {
+			out = append(out, name)
+		}
+		p.mu.Unlock()
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Close ends the node at once: what is queued is lost, as if the process had
 // died. It releases the name and waits for all goroutines. After an orderly end
 // of Run it only tidies up. It waits for Run, so it must not be called by the

@@ -24,6 +24,7 @@ type peer struct {
 	kick   chan struct{}  // to the sender: dial now; likewise
 	stop   func()         // ends the sender
 	epochs *atomic.Uint64 // of the node: a number is used for one session only
+	since  time.Time      // when it became known
 
 	// Owned by the dispatcher.
 	static     bool // from the configuration

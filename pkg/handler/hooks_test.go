@@ -364,9 +364,12 @@ func TestHooksOfZeroMQInOrder(t *testing.T) {
 	r.expect(h, "0")
 	r.clock.advance(r.opt.WebhookTimeout + time.Second)
 	r.expect(h, append(want, "")...)
-	if n := r.s.hooks.lines.n.Load(); n != 0 || len(r.s.hooks.lines.by) != 0 {
-		t.Errorf("%d items wait", n)
-	}
+	r.wait("no item waits", func() bool {
+		l := &r.s.hooks.lines
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		return l.n.Load() == 0 && len(l.by) == 0
+	})
 }
 
 // A handler that stops does not wait for an answer of zurl.

@@ -94,6 +94,29 @@ func TestNotReady(t *testing.T) {
 	r.wait("the handler is ready", r.s.Ready)
 }
 
+// A connmgr that is there and was not heard of is waited for, too: it may hold
+// subscribers.
+func TestNotReadyBeforeAll(t *testing.T) {
+	r := newRig(t)
+	r.stop()
+	other := r.net.Node("connmgr.1")
+	r.run()
+	r.wait("connmgr.0 has sent its records", func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		p := r.s.peers["connmgr.0"]
+		return p != nil && p.done && r.s.waited
+	})
+	if r.s.Ready() {
+		t.Fatal("ready without connmgr.1")
+	}
+	if got := r.post("/publish/", `{"items":[]}`); !strings.HasPrefix(got, "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\n") {
+		t.Errorf("got %q", got)
+	}
+	r.net.Kill(other.Name())
+	r.wait("the handler is ready", r.s.Ready)
+}
+
 // With no connmgr at all the handler waits a second for one.
 func TestReadyAlone(t *testing.T) {
 	r := newRig(t)

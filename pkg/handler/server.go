@@ -232,6 +232,7 @@ func (s *Server) tick() {
 	defer s.mu.Unlock()
 	now := s.now()
 	s.ticks++
+	s.checkReady() // someone who was expected may not come
 	s.runUpdates()
 	s.runFirsts(now)
 	s.runAsks()
@@ -267,10 +268,11 @@ func (s *Server) rateLoop(ctx context.Context) error {
 	}
 }
 
-// checkReady opens the intakes when every connmgr that is up has sent its
-// records. That there is none counts only after a while.
+// checkReady opens the intakes when every connmgr has sent its records, those
+// included that are there and have not said hello. That there is none counts only
+// after a while.
 func (s *Server) checkReady() {
-	if s.isReady || len(s.peers) == 0 && !s.waited || !s.hooks.ready() {
+	if s.isReady || len(s.peers) == 0 && !s.waited || !s.hooks.ready() || len(s.opt.Bus.Expected("connmgr")) > 0 {
 		return
 	}
 	for _, p := range s.peers {

@@ -246,4 +246,5 @@ func (deadBus) Send(string, []byte) error               { return bus.ErrNoPeer }
 func (deadBus) Publish(string, []byte)                  {}
 func (deadBus) Written(string) <-chan struct{}          { return nil }
 func (deadBus) Peers(string) []bus.Peer                 { return nil }
+func (deadBus) Expected(string) []string                { return nil }
 func (deadBus) Run(context.Context, bus.Receiver) error { return nil }

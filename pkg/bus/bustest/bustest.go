@@ -230,6 +230,22 @@ func (n *Node) Peers(kind string) []bus.Peer {
 	return out
 }
 
+// Expected implements bus.Bus: instances that were made and not yet run, and are
+// not cut off, are
+// expected.
+func (n *Node) Expected(kind string) []string {
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	var out []string
+	for name, other := range n.net.nodes {
+		if bus.Kind(name) == kind && other != n && n.up[name] == nil && !n.net.cut[pair(n.name, name)] {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
 // Run implements bus.Bus. When ctx ends the peers are told, as by an orderly
 // stop of the real one.
 func (n *Node) Run(ctx context.Context, r bus.Receiver) error {

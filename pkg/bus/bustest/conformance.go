@@ -41,6 +41,7 @@ func Conformance(t *testing.T, newCluster func(t *testing.T, queueBytes int) Clu
 		{"kill and restart", testKill},
 		{"orderly stop", testStop},
 		{"peers are listed by kind, sorted", testPeers},
+		{"who is there and has not said hello is expected", testExpected},
 		{"publish reaches everybody", testPublish},
 		{"a full queue refuses, and what it took arrives", testQueueFull},
 	} {
@@ -321,6 +322,29 @@ func testPeers(t *testing.T, c Cluster) {
 	if got := b.Peers("handler"); len(got) != 0 {
 		t.Errorf("Peers(handler) = %v, want none", got)
 	}
+}
+
+func testExpected(t *testing.T, c Cluster) {
+	names := []string{"connmgr.0", "connmgr.1", "connmgr.2"}
+	nodes := map[string]bus.Bus{}
+	for _, name := range append([]string{"proxy.0"}, names...) {
+		nodes[name] = c.Node(name)
+	}
+	var r Recorder
+	b := c.Node("handler.0")
+	Start(t, b, &r)
+	expect := func(want ...string) {
+		t.Helper()
+		poll.Until(t, fmt.Sprint("expected are ", want), func() bool { return slices.Equal(b.Expected("connmgr"), want) })
+	}
+	expect(names...)
+	Start(t, nodes["connmgr.1"], new(Recorder))
+	expect("connmgr.0", "connmgr.2")
+	r.WaitUp(t, "connmgr.1")
+	c.Kill("connmgr.0")
+	expect("connmgr.2")
+	Start(t, nodes["connmgr.2"], new(Recorder))
+	expect()
 }
 
 func testPublish(t *testing.T, c Cluster) {
