@@ -50,6 +50,9 @@ type Options struct {
 	Set []string
 	// Wait is how long to wait until the stack answers; 30 s if zero.
 	Wait time.Duration
+	// LogFiles has Holdfast write log files, below "log", as it does by default.
+	// Otherwise all goes to Log.
+	LogFiles bool
 	// Prepare, if not nil, is called with the run directory before anything is
 	// started.
 	Prepare func(runDir string) error
@@ -274,7 +277,11 @@ func (s *Stack) startHoldfast(o Options) error {
 			return fmt.Errorf("%w; run make build", err)
 		}
 	}
-	return s.run("holdfast", filepath.Join(s.Dir, "scripts", "holdfast"), "--config="+s.Config, "--merge-output")
+	args := []string{"--config=" + s.Config}
+	if !o.LogFiles {
+		args = append(args, "--merge-output")
+	}
+	return s.run("holdfast", filepath.Join(s.Dir, "scripts", "holdfast"), args...)
 }
 
 // link makes a second name for a file, or a copy if that is not possible.

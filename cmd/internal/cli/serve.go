@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/config"
 	"github.com/holdfast/holdfast/pkg/daemon"
@@ -33,7 +35,8 @@ func serve(ctx context.Context, p Program, cfg *config.Config, c *common) (err e
 		defer func() { _ = f.Close() }()
 		out, reopen = f, f.Reopen
 	}
-	log := daemon.NewLogger(out, daemon.Level(cfg.Runner.LogLevel.For(p.Kind)), cfg.Runner.LogFormat == "json", c.logName)
+	output := daemon.NewLogOutput(out, os.Stderr)
+	log := daemon.NewLogger(output, daemon.Level(cfg.Runner.LogLevel.For(p.Kind)), cfg.Runner.LogFormat == "json", c.logName)
 	report(log, p, cfg)
 
 	if p.Files != nil {
@@ -50,6 +53,9 @@ func serve(ctx context.Context, p Program, cfg *config.Config, c *common) (err e
 		return fmt.Errorf("run directory: %w", err)
 	}
 	registry := metrics.NewRegistry(c.name, version)
+	registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "holdfast_log_lines_lost_total", Help: "Log lines that could not be written.",
+	}, func() float64 { return float64(output.Lost()) }))
 	peers, err := busPeers(cfg)
 	if err != nil {
 		return err
