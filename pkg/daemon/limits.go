@@ -53,6 +53,7 @@ const (
 	trimEvery = 500 * time.Millisecond
 	trimQuiet = 1 << 20 // bytes; a process that allocates no more between two looks is quiet
 	trimWorth = 4 << 20 // bytes; with less allocated since the last time there is nothing to gain
+	trimShare = 2       // neither is there with less than this part of what is alive, all of which has to be looked at
 )
 
 // trimmer gives memory back to the system when a burst of work is over. The
@@ -65,11 +66,12 @@ type trimmer struct {
 	free      func()
 }
 
-// look is called with the number of bytes that were ever allocated.
-func (t *trimmer) look(allocated uint64) {
+// look is called with the number of bytes that were ever allocated, and of those
+// that were alive when garbage was collected last.
+func (t *trimmer) look(allocated, live uint64) {
 	quiet := allocated-t.allocated <= trimQuiet
 	t.allocated = allocated
-	if quiet && allocated-t.trimmed >= trimWorth {
+	if quiet && allocated-t.trimmed >= max(trimWorth, live/trimShare) {
 		t.trimmed = allocated
 		t.free()
 	}
@@ -79,13 +81,13 @@ func (t *trimmer) look(allocated uint64) {
 func trim(stop <-chan struct{}) {
 	tick := time.NewTicker(trimEvery)
 	defer tick.Stop()
-	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	samples := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
 	t := trimmer{free: freeMemory}
 	for {
 		select {
 		case <-tick.C:
-			metrics.Read(sample)
-			t.look(sample[0].Value.Uint64())
+			metrics.Read(samples)
+			t.look(samples[0].Value.Uint64(), samples[1].Value.Uint64())
 		case <-stop:
 			return
 		}
@@ -93,9 +95,9 @@ func trim(stop <-chan struct{}) {
 }
 
 // freeMemory collects garbage and returns free pages. Each collection halves the
-// stacks that are far too large, so that one alone leaves much.
+// stacks that are far too large, so that one alone leaves much; FreeOSMemory makes
+// the second.
 func freeMemory() {
-	runtime.GC()
 	runtime.GC()
 	debug.FreeOSMemory()
 }
