@@ -237,14 +237,22 @@ func TestTrim(t *testing.T) {
 	tr := trimmer{free: func() { freed++ }}
 	const mib = 1 << 20
 	for i, step := range []struct{ allocated, live, freed int }{
-		{3 * mib, 0, 0}, {3 * mib, 0, 0}, // little
-		{50 * mib, 2 * mib, 0}, {90 * mib, 2 * mib, 0}, // busy
-		{90*mib + 1000, 2 * mib, 1},                                      // quiet
-		{91 * mib, 2 * mib, 1}, {92 * mib, 2 * mib, 1}, {93 * mib, 0, 1}, // an idle process allocates a little, too
-		{94 * mib, 2 * mib, 1}, {94*mib + 2000, 2 * mib, 2}, {100 * mib, 2 * mib, 2}, // in the end that adds up
+		{3 * mib, 0, 0},
+		{3 * mib, 0, 0}, // little
+		{50 * mib, 2 * mib, 0},
+		{90 * mib, 2 * mib, 0},      // busy
+		{90*mib + 1000, 2 * mib, 1}, // quiet
+		{91 * mib, 2 * mib, 1},
+		{92 * mib, 2 * mib, 1},
+		{93 * mib, 0, 1}, // an idle process allocates a little, too
+		{94 * mib, 2 * mib, 1},
+		{94*mib + 2000, 2 * mib, 2},
+		{100 * mib, 2 * mib, 2}, // in the end that adds up
 		{100 * mib, 2 * mib, 3},
-		{110 * mib, 30 * mib, 3}, {110 * mib, 30 * mib, 3}, // where much is alive, it takes longer
-		{115 * mib, 30 * mib, 3}, {115*mib + 1000, 30 * mib, 4},
+		{110 * mib, 30 * mib, 3},
+		{110 * mib, 30 * mib, 3}, // where much is alive, it takes longer
+		{115 * mib, 30 * mib, 3},
+		{115*mib + 1000, 30 * mib, 4},
 	} {
 		if tr.look(uint64(step.allocated), uint64(step.live)); freed != step.freed {
 			t.Fatalf("step %d: freed %d times, want %d", i, freed, step.freed)
