@@ -19,7 +19,7 @@ const (
 	jamSize    = 16 << 10
 	jamFill    = 20 // so many fill a narrow connection, and leave some of the server's backlog free
 	jamEvery   = 30 * time.Millisecond
-	jamMost    = 16 << 20 // bytes for each client after which a server will not cut it off any more
+	jamMost    = 3 << 20 // bytes for each client by which a server should have cut it off; Holdfast does at 1 MB
 )
 
 // stuckClients: all connections are on one channel, and some of them stop reading
@@ -94,10 +94,11 @@ func (b *bench) catchUp(p *pool) error {
 // while the others are measured.
 func (b *bench) cutOff(stuck *pool, jam *jam, r *result.Stuck, measure func(int) (*result.Delivery, error)) error {
 	stuck.each((*subscriber).pause)
-	over := false
+	before := jam.src.taken
+	enough := func() bool { return (jam.src.taken-before)*jamSize >= jamMost }
 	var more func()
 	more = func() {
-		if !over && jam.src.taken*jamSize < jamMost {
+		if !enough() {
 			jam.publish(func() { b.loop.After(jamEvery, more) })
 		}
 	}
@@ -106,7 +107,9 @@ func (b *bench) cutOff(stuck *pool, jam *jam, r *result.Stuck, measure func(int)
 	if r.Cutting, err = measure(max(b.count, int(b.rate*5))); err != nil {
 		return err
 	}
-	over = true
+	if _, err := b.loop.Wait(30*time.Second, enough); err != nil {
+		return err
+	}
 	stuck.each((*subscriber).resume)
 	// They read what is left in their sockets, and then that it is over.
 	if _, err := b.loop.Wait(10*time.Second, func() bool { return stuck.dropped == b.stuck || stuck.lost(b.src.seq) == 0 }); err != nil {
