@@ -118,7 +118,7 @@ var notActedOn = []struct {
 	},
 	{
 		regexp.MustCompile(`^proxy\.stats_connections_max_ttl$`),
-		"the processes count connections in another way",
+		"what a proxy counts ends when the bus says that the proxy is gone, and needs no lifetime",
 	},
 	{
 		regexp.MustCompile(`^handler\.state_spec$`),

@@ -271,6 +271,13 @@ func (f *far) stream(body string, groups ...string) frame.Hold {
 	return frame.Hold{Mode: frame.ModeStream, Code: 200, Reason: "OK", Body: []byte(body), Groups: groups, Record: []byte("rec")}
 }
 
+// alive waits until the hold was reported to have been sent a keep-alive.
+func (f *far) alive(id uint64) {
+	f.t.Helper()
+	for !slices.Contains(next[*frame.Report](f).Alive, id) {
+	}
+}
+
 // outcome adds up reports until a publication has n outcomes.
 func (f *far) outcome(pub uint64, n int) (delivered int, dropped map[frame.Reason]int) {
 	f.t.Helper()

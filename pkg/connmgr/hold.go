@@ -618,7 +618,7 @@ func (w *writer) keepAlive(h *hold) {
 		return
 	}
 	if h.ready() && !h.noBody {
-		w.s.metrics.keepAlives.Inc()
+		w.tally.alive(h, w.now)
 		w.append(h, item{data: h.framed(h.keep.Data)}, 0)
 		w.settle(h)
 	}

@@ -579,6 +579,7 @@ func TestKeepAlive(t *testing.T) {
 			c.expect(chunk("y")) // no keep-alive before
 			r.clock.add(101 * time.Second)
 			c.expect(chunk("\n"))
+			h.alive(id)
 		})
 	}
 }

@@ -93,8 +93,8 @@ type tally struct {
 	s     *Server
 	bySrc map[*peer]*frame.Report
 	index map[tallyKey]int
-	n     int
-	since time.Time // when the oldest outcome was added
+	n     int       // of outcomes and keep-alives
+	since time.Time // when the oldest of them was added
 }
 
 type tallyKey struct {
@@ -103,23 +103,52 @@ type tallyKey struct {
 }
 
 func (t *tally) outcome(d *delivery, now time.Time) *frame.Outcome {
-	r := t.bySrc[d.src]
-	if r == nil {
-		r = new(frame.Report)
-		t.bySrc[d.src] = r
-	}
+	r := t.report(d.src)
 	key := tallyKey{d.src, d.f.Pub}
 	i, ok := t.index[key]
 	if !ok {
-		if t.n == 0 {
-			t.since = now
-		}
 		i = len(r.Outcomes)
 		t.index[key] = i
 		r.Outcomes = append(r.Outcomes, frame.Outcome{Pub: d.f.Pub, Mode: d.f.Mode})
-		t.n++
+		t.add(now)
 	}
 	return &r.Outcomes[i]
+}
+
+// report returns what the next flush tells a handler.
+func (t *tally) report(src *peer) *frame.Report {
+	r := t.bySrc[src]
+	if r == nil {
+		r = new(frame.Report)
+		t.bySrc[src] = r
+	}
+	return r
+}
+
+// add counts one more thing to tell.
+func (t *tally) add(now time.Time) {
+	if t.n == 0 {
+		t.since = now
+	}
+	t.n++
+}
+
+// alive counts a keep-alive of a hold: its handler tells how busy routes are.
+func (t *tally) alive(h *hold, now time.Time) {
+	t.s.metrics.keepAlives.Inc()
+	x := h.x
+	x.mu.Lock()
+	src := x.far
+	if x.ws != nil {
+		src = x.ws.handler
+	}
+	x.mu.Unlock()
+	if src == nil {
+		return
+	}
+	r := t.report(src)
+	r.Alive = append(r.Alive, x.id)
+	t.add(now)
 }
 
 func (t *tally) delivered(d *delivery, n int, now time.Time) {

@@ -523,6 +523,7 @@ func TestWebSocketTunes(t *testing.T) {
 	r.settled(c)
 	r.clock.add(21 * time.Second)
 	c.want(0x81, "alive")
+	r.h.alive(c.id)
 	c.far(&frame.Tune{Op: frame.TuneKeepAlive, Kind: frame.MessagePing, Millis: 20_000, Interval: true})
 	r.settled(c)
 	r.clock.add(21 * time.Second)

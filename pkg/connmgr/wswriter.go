@@ -319,7 +319,7 @@ func (w *writer) wsKeepAlive(h *hold) {
 		return
 	}
 	if h.backlog == nil && !h.ws.inside {
-		w.s.metrics.keepAlives.Inc()
+		w.tally.alive(h, w.now)
 		w.wsOwn(h, h.keep.Kind, h.keep.Data)
 	}
 	if !h.over && !h.ending && !h.ws.sentClose {

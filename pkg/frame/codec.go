@@ -764,6 +764,7 @@ func (f *Report) fields(c coder) {
 		})
 		c.end()
 	})
+	uints(c, &f.Alive)
 }
 
 // Type implements Frame.

@@ -328,6 +328,7 @@ type Drop struct {
 // Report carries outcomes in batches (connmgr → handler).
 type Report struct {
 	Outcomes []Outcome
+	Alive    []uint64 // holds that were sent a keep-alive; some more than once
 }
 
 // Closed says that a hold is over (connmgr → handler). It is also the answer to

@@ -446,6 +446,11 @@ func (s *Server) report(p *peer, r *frame.Report) {
 		}
 	}
 	r.Outcomes = kept
+	for _, id := range r.Alive {
+		if h := p.holds[id]; h != nil {
+			s.stats.alive(h)
+		}
+	}
 	s.ledger.report(p, r, s.now())
 }
 

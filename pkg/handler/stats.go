@@ -376,6 +376,9 @@ func (st *stats) sent(d *frame.Deliver, key groupKey, it *publish.Item, f *publi
 	}
 }
 
+// alive counts a keep-alive of a hold.
+func (st *stats) alive(h *hold) { st.route(h.statsRoute()).activity++ }
+
 // began counts the head and the first bytes of a stream.
 func (st *stats) began(h *hold, f *frame.Hold) {
 	if h.mode == frame.ModeStream && !f.HeadSent {

@@ -116,6 +116,8 @@ func TestStats(t *testing.T) {
 			poll := r.hold(frame.ModeResponse, ch("a"))
 			wait("conn", "id", fmt.Sprint("0-0-", h.id), "type", "http", "peer-address", "192.0.2.1", "route", "r1", "ttl", 120, "ssl", true)
 			wait("sub", "channel", "a", "mode", "stream", "subscribers", 1, "ttl", 60)
+			r.conn.send("handler.0", &frame.Report{Alive: []uint64{h.id, h.id, h.id, 99999}})
+			wait("activity", "route", "r1", "count", 3)
 			wait("sub", "channel", "a", "mode", "response", "subscribers", 1)
 			r.publish(`{"channel":"a","id":"7","formats":{"http-stream":{"content":"twelve bytes"},"http-response":{"body":""}}}`)
 			wait("message", "channel", "a", "count", 2, "transport", "http-stream", "item-id", "7", "blocks", 4)
