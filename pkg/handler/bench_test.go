@@ -74,6 +74,29 @@ func crowd(t testing.TB, r *rig, n int, change func(i int, a *frame.Accept)) *co
 	return c
 }
 
+// BenchmarkHold takes a hold over and sees it end, with the statistics on that
+// nobody listens to.
+func BenchmarkHold(b *testing.B) {
+	r := newRig(b, func(o *Options) { o.Stats = "ipc://" + b.TempDir() + "/stats" })
+	r.wait("statistics are told", func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return r.s.stats.send != nil
+	})
+	c := crowd(b, r, 0, nil)
+	a := &frame.Accept{
+		X: frame.XID{Conn: "connmgr.9", Boot: c.node.Boot()}, Mode: frame.ModeStream, Code: 200, Reason: "OK",
+		Channels: []frame.Channel{{Name: "channel"}}, URI: "http://example.com/stream", Method: "GET", Minor: 1, ConnID: "0-0-1", Peer: "10.0.0.1",
+	}
+	from, proxy := bus.Peer{Name: "connmgr.9", Boot: c.node.Boot()}, bus.Peer{Name: "proxy.0", Boot: r.proxy.node.Boot()}
+	b.ReportAllocs()
+	for b.Loop() {
+		a.X.ID++
+		r.s.Receive(proxy, frame.Encode(a))
+		r.s.Receive(from, frame.Encode(&frame.Closed{ID: a.X.ID, Reason: frame.ReasonClientGone}))
+	}
+}
+
 // BenchmarkPublishHTTP publishes to 5,000 channels with one listener each, over
 // the control API, one connection for each publish, and waits for the frames.
 func BenchmarkPublishHTTP(b *testing.B) {

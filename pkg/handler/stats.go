@@ -106,7 +106,11 @@ func (st *stats) opened(h *hold, proxy string) {
 }
 
 // sendsConns reports whether connections are told of one by one.
-func (st *stats) sendsConns() bool { return st.send != nil && st.s.opt.StatsConnectionSend }
+func (st *stats) sendsConns() bool { return st.s.opt.StatsConnectionSend && st.wanted(connTopic) }
+
+// wanted reports whether somebody listens to statistics of a kind. Those of which
+// there may be very many are not made for nobody.
+func (st *stats) wanted(topic []byte) bool { return st.send != nil && st.pub.Wanted(topic) }
 
 // reported takes what a proxy counted.
 func (st *stats) reported(proxy string, f *frame.Stats) {
@@ -186,7 +190,7 @@ func (st *stats) proxyGone(proxy string) {
 // lookForWatchers asks the proxies to tell of connections, or not to any more,
 // according to whether somebody listens.
 func (st *stats) lookForWatchers() {
-	watch := st.sendsConns() && st.pub.Wanted(connTopic)
+	watch := st.sendsConns()
 	if watch == st.watch {
 		return
 	}
@@ -205,6 +209,7 @@ func (st *stats) askProxy(name string) { _ = st.s.send(name, &frame.Watch{Conns:
 // Topics of statistics of which there may be very many.
 var (
 	messageTopic = []byte("message ")
+	subTopic     = []byte("sub ")
 	connTopic    = []byte("conn ")
 )
 
@@ -283,18 +288,20 @@ func (st *stats) unsubscribed(mode frame.Mode, name string) {
 }
 
 func (st *stats) subGone(key subKey) {
-	if _, known := st.subs[key]; known {
-		delete(st.subs, key)
+	_, known := st.subs[key]
+	if delete(st.subs, key); known && st.wanted(subTopic) {
 		st.send("sub", map[string]any{"mode": modeName(key.mode), "channel": key.channel, "unavailable": true})
 	}
 }
 
 func (st *stats) sub(key subKey, c *chann) {
 	st.subs[key] = st.s.now()
-	st.send("sub", map[string]any{
-		"mode": modeName(key.mode), "channel": key.channel, "subscribers": subscribers(c, key.mode),
-		"ttl": int(st.s.opt.StatsSubscriptionTTL / time.Second),
-	})
+	if st.wanted(subTopic) {
+		st.send("sub", map[string]any{
+			"mode": modeName(key.mode), "channel": key.channel, "subscribers": subscribers(c, key.mode),
+			"ttl": int(st.s.opt.StatsSubscriptionTTL / time.Second),
+		})
+	}
 }
 
 // ended is called when a channel is subscribed to no more, lingering included.
@@ -341,11 +348,11 @@ func (st *stats) published(it *publish.Item, c *chann) {
 		if blocks {
 			largest = max(largest, st.s.limiter.blocks(it, f))
 		}
-		if st.send == nil || c == nil {
+		if c == nil || !st.wanted(messageTopic) {
 			continue
 		}
 		n := subscribers(c, mode)
-		if n == 0 || !st.pub.Wanted(messageTopic) {
+		if n == 0 {
 			continue
 		}
 		m := map[string]any{"channel": it.Channel, "count": n, "transport": mode.String()}
@@ -437,7 +444,7 @@ func (st *stats) sweep(now time.Time) {
 			st.sub(key, c)
 		}
 	}
-	if now.Sub(st.sweptConns) < st.s.opt.StatsConnectionTTL/2 || !st.sendsConns() || !st.pub.Wanted(connTopic) {
+	if now.Sub(st.sweptConns) < st.s.opt.StatsConnectionTTL/2 || !st.sendsConns() {
 		return
 	}
 	st.sweptConns = now

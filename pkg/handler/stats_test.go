@@ -250,3 +250,37 @@ func (deadBus) Written(string) <-chan struct{}          { return nil }
 func (deadBus) Peers(string) []bus.Peer                 { return nil }
 func (deadBus) Expected(string) []string                { return nil }
 func (deadBus) Run(context.Context, bus.Receiver) error { return nil }
+
+// Statistics of single connections, subscriptions and messages are not made while
+// nobody listens.
+func TestStatsForNobody(t *testing.T) {
+	r := newRig(t, sockets(t))
+	var made []string // guarded by Server.mu
+	r.wait("the socket is there", func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		if r.s.stats.send == nil {
+			return false
+		}
+		r.s.stats.send = func(kind string, _ map[string]any) {
+			if kind == "conn" || kind == "sub" || kind == "message" {
+				made = append(made, kind)
+			}
+		}
+		return true
+	})
+	h := r.hold(frame.ModeStream, ch("a"))
+	r.publish(stream("a", "x"))
+	r.expect(h, "x")
+	r.s.mu.Lock()
+	r.clock.advance(time.Hour)
+	r.s.stats.sweep(r.clock.Now())
+	r.s.mu.Unlock()
+	r.conn.leave(h)
+	r.wait("the hold is forgotten", func() bool { return r.metric("holdfast_handler_holds", "") == 0 })
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	if made != nil {
+		t.Errorf("made %q", made)
+	}
+}
