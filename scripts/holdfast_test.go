@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -398,6 +399,24 @@ func TestLastWords(t *testing.T) {
 	s.says("-> test accept")
 }
 
+// Each line of a log in JSON is JSON, also those of the trace of a crash.
+func TestJSONLog(t *testing.T) {
+	t.Parallel()
+	s := newPlace(t).start("-m", "--set", "runner.log_format=json").up()
+	s.eventually("a start that counts", func() bool {
+		st, err := os.Stat(filepath.Join(s.dir, "run", "proxy.pid"))
+		return err == nil && time.Since(st.ModTime()) > 1300*time.Millisecond
+	})
+	s.kill("proxy", syscall.SIGABRT)
+	s.says("proxy: | SIGABRT: abort")
+	s.says("proxy: starting again")
+	for line := range strings.Lines(s.out.String()) {
+		if strings.HasSuffix(line, "\n") && !json.Valid([]byte(line)) {
+			t.Errorf("not JSON: %q", line)
+		}
+	}
+}
+
 func TestSecondStart(t *testing.T) {
 	t.Parallel()
 	p := newPlace(t)
@@ -425,13 +444,14 @@ func TestStalePidFiles(t *testing.T) {
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
-	other := exec.Command("sleep", "60")
+	other := exec.Command("tail", "-f", p.conf) // .../holdfast.conf
 	if err := other.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
 	p.write("run/holdfast.pid", fmt.Sprintln(other.Process.Pid))
-	p.write("run/connmgr.pid", fmt.Sprintln(other.Process.Pid))
+	elsewhere := newPlace(t).start("-m").up() // another instance
+	p.write("run/connmgr.pid", fmt.Sprintln(elsewhere.pid("connmgr")))
 	p.write("run/proxy.pid", fmt.Sprintln(gone.Process.Pid))
 	p.write("run/handler.pid", "nonsense\n")
 	s := p.start("-m").up()
@@ -440,6 +460,10 @@ func TestStalePidFiles(t *testing.T) {
 	if err := other.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("a process that is not ours was ended: %v", err)
 	}
+	if strings.Contains(s.out.String(), "still runs as process") {
+		t.Errorf("went on with the connmgr of another instance:\n%s", s.out)
+	}
+	elsewhere.up()
 }
 
 // A supervisor that is killed leaves its processes, and the next one goes on with
@@ -465,10 +489,7 @@ func TestAdopt(t *testing.T) {
 	if err := stay.expect("still here", 5*time.Second); err != nil {
 		t.Error(err)
 	}
-	second.eventually("a start that counts", func() bool {
-		st, err := os.Stat(filepath.Join(p.dir, "run", "holdfast.pid"))
-		return err == nil && time.Since(st.ModTime()) > 1500*time.Millisecond
-	})
+	// It has lived before, so its end is no failed start, however early.
 	second.kill("zurl", syscall.SIGKILL)
 	second.says("zurl: Exited unexpectedly")
 	second.eventually("a new zurl", func() bool { pid := second.pid("zurl"); return pid != 0 && pid != pids["zurl"] })
