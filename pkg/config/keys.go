@@ -73,7 +73,7 @@ type ConnMgr struct {
 	BodyTimeout     time.Duration `key:"body_timeout" default:"60" unit:"s" min:"10ms" doc:"How long a request body may make no progress."`
 	WriteTimeout    time.Duration `key:"write_timeout" default:"60" unit:"s" min:"10ms" doc:"How long a client may take no byte of a response."`
 	ResponseTimeout time.Duration `key:"response_timeout" default:"1800" unit:"s" min:"10ms" doc:"How long proxy or handler may be silent about an ordinary request."`
-	PeerWait        time.Duration `key:"peer_wait" default:"10" unit:"s" min:"10ms" doc:"How long a request that can be sent again waits for a proxy, when there is none or it died."`
+	PeerWait        time.Duration `key:"peer_wait" default:"10" unit:"s" min:"10ms" doc:"How long a request waits for a proxy when there is none, or when the one that had it died and it can be sent again."`
 	MaxBacklog      Bytes         `key:"max_backlog" default:"1M" min:"1" max:"1G" doc:"What may wait for one client that holds a connection and does not read. Each message counts 64 bytes more than it has."`
 	BacklogPolicy   string        `key:"backlog_policy" default:"close" oneof:"close,drop-oldest,latest" doc:"What happens at max_backlog: close ends the connection, drop-oldest drops what waited longest, latest keeps only the newest message."`
 	MaxQueued       Bytes         `key:"max_queued" default:"64M" min:"1" max:"1G" doc:"What may wait for one of the loops that write to held clients."`

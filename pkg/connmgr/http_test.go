@@ -520,6 +520,17 @@ func TestProxyDies(t *testing.T) {
 		r.far("proxy.0", echo)
 		c.expect(echoed("GET /late "))
 	})
+	t.Run("the only one leaves and another comes up", func(t *testing.T) {
+		r := newRig(t)
+		p := r.far("proxy.0", nil)
+		c := r.dial()
+		c.send("POST /late HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n")
+		req := next[*frame.Request](p)
+		p.send(&frame.Cancel{ID: req.ID, Reason: frame.ReasonRefused, Text: "proxy is stopping"})
+		poll.Until(t, "request to be sent again", func() bool { return counterValue(r.s.metrics.resent) == 1 })
+		r.far("proxy.1", echo)
+		c.expect(echoed("POST /late "))
+	})
 	t.Run("full queue", func(t *testing.T) {
 		r := newRig(t)
 		p := r.far("proxy.0", echo)

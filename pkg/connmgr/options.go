@@ -58,7 +58,7 @@ type Options struct {
 	// ResponseTimeout is how long the far end of an ordinary request may be
 	// silent.
 	ResponseTimeout time.Duration
-	// PeerWait is how long a request that may be sent again waits for a proxy.
+	// PeerWait is how long a request waits for a proxy.
 	PeerWait time.Duration
 
 	// Compression offers permessage-deflate to WebSocket clients.

@@ -281,9 +281,9 @@ func (c *conn) exchange(st *session, req *request, up *upload) outcome {
 	}
 }
 
-// dispatch opens an exchange for req and hands it to a proxy. Without one, a
-// request that may be sent again, because that is harmless or because it was
-// never sent, waits. If that takes too long the status to answer is returned.
+// dispatch opens an exchange for req and hands it to a proxy. Without one the
+// request waits: it was never sent, was refused unread, or may be sent twice. If
+// that takes too long the status to answer is returned.
 func (c *conn) dispatch(st *session, req *request, up *upload) (*exch, int) {
 	s := c.s
 	var deadline <-chan time.Time
@@ -307,8 +307,6 @@ func (c *conn) dispatch(st *session, req *request, up *upload) (*exch, int) {
 				s.log.Error("send to proxy", "err", err)
 				return nil, 503
 			}
-		} else if !req.safe() {
-			return nil, 503
 		}
 		if deadline == nil {
 			t := time.NewTimer(s.opt.PeerWait)
