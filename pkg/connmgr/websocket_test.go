@@ -489,6 +489,10 @@ func TestWebSocketBacklogPolicies(t *testing.T) {
 				}
 				return
 			}
+			// More than the system takes for a client that does not read.
+			poll.Until(t, "something is dropped", func() bool {
+				return counterValue(r.s.metrics.droppedBy[frame.ReasonBacklogFull]) > 0
+			})
 			got := 0
 			for {
 				first, p := c.next()

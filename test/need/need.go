@@ -11,7 +11,7 @@ import (
 )
 
 // Everything is the environment variable that has tests fail for what is missing.
-const Everything = "HOLDFAST_TEST_EVERYTHING"
+const Everything = "TEST_EVERYTHING"
 
 // Missing ends a test because of something that this machine does not have. The
 // text says what, and what is not tested for that reason.
