@@ -352,9 +352,23 @@ func TestBadFiles(t *testing.T) {
 }
 
 func TestHugeFile(t *testing.T) {
-	_, err := load(t, strings.Repeat("#\n", maxFile/2+1), Source{})
-	if err == nil || !strings.Contains(err.Error(), "larger than") {
-		t.Errorf("got %v", err)
+	largest := strings.Repeat("#\n", maxFileBytes/2)
+	if _, err := load(t, largest, Source{}); err != nil {
+		t.Errorf("the largest file: %v", err)
+	}
+	// What is read of a longer one is enough to refuse it, and no more.
+	file := filepath.Join(t.TempDir(), "a.conf")
+	if err := os.WriteFile(file, []byte(largest+"#"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want := file + ": is larger than 1048576 bytes, so it is not a configuration file"
+	for size := int64(maxFileBytes + 1); size <= 8<<20; size *= 2 {
+		if err := os.Truncate(file, size); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(Source{File: file}); err == nil || err.Error() != want {
+			t.Errorf("%d bytes: got %v, want %q", size, err, want)
+		}
 	}
 }
 

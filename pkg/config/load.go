@@ -138,22 +138,15 @@ func (l *loader) readMain() (map[string]value, bool) {
 	return values, true
 }
 
-// maxFile is more than any configuration file has, and less than a device or a
-// log file named by mistake.
-const maxFile = 4 << 20
-
 func (l *loader) readFile(file string) (map[string]value, error) {
 	f, err := os.Open(file)
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // it was only read
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1)) // parseINI refuses what is longer
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
-	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("configuration file: %s is larger than %d bytes", file, maxFile)
 	}
 	entries, notices, err := parseINI(file, data)
 	if err != nil {
