@@ -67,9 +67,6 @@ var packages = []struct {
 		"pkg/unixsock", "pkg/wheel",
 	}},
 	{"pkg/zurl", "requests for others", []string{"pkg/bus", "pkg/frame", "pkg/http1", "pkg/netpolicy", "pkg/outbound", "pkg/webhook", "pkg/zhttp"}},
-	{"pkg/griptest", "the four processes in one, for tests", []string{
-		"pkg/bus", "pkg/bus/bustest", "pkg/connmgr", "pkg/frame", "pkg/handler", "pkg/origin", "pkg/proxy", "pkg/route", "pkg/zurl",
-	}},
 }
 
 // programs is what each program may import beside cli: its own process and what
@@ -91,7 +88,7 @@ var modules = []struct {
 }{
 	{"github.com/go-zeromq/zmq4", []string{"pkg/bus"}, "what it does not do must be hidden in one place"},
 	{"github.com/vmihailenco/msgpack", []string{"pkg/frame", "pkg/bus"}, "msgpack is the form of the bus and of nothing else"},
-	{"github.com/gorilla/websocket", []string{"pkg/connmgr", "pkg/origin", "pkg/proxy", "pkg/wsconn", "pkg/griptest"}, "only where a real WebSocket is held"},
+	{"github.com/gorilla/websocket", []string{"pkg/connmgr", "pkg/origin", "pkg/proxy", "pkg/wsconn"}, "only where a real WebSocket is held"},
 	{"github.com/spf13", []string{"cmd/..."}, "libraries have no command line"},
 	{"github.com/golang-jwt/jwt", []string{"pkg/grip", "pkg/handler"}, "tokens are part of GRIP, and of who may publish"},
 	{"github.com/evanphx/json-patch", []string{"pkg/publish"}, "patches are part of published items"},
@@ -139,7 +136,13 @@ func TestImports(t *testing.T) {
 	for name, may := range programs {
 		allowed[name] = may
 	}
-	for _, p := range list(t, "./pkg/...", "./cmd/...") {
+	there := list(t, "./pkg/...", "./cmd/...")
+	for name := range allowed {
+		if !slices.ContainsFunc(there, func(p goPackage) bool { return p.ImportPath == module+name }) {
+			t.Errorf("%s is on the map in pkg/imports_test.go and does not exist", name)
+		}
+	}
+	for _, p := range there {
 		name := strings.TrimPrefix(p.ImportPath, module)
 		may, known := allowed[name]
 		if !known && name != "pkg" {
