@@ -483,6 +483,16 @@ type Traffic struct {
 	MessagesIn, MessagesOut uint64
 }
 
+// Add adds what another one counts.
+func (t *Traffic) Add(o Traffic) {
+	t.HeaderIn += o.HeaderIn
+	t.HeaderOut += o.HeaderOut
+	t.ContentIn += o.ContentIn
+	t.ContentOut += o.ContentOut
+	t.MessagesIn += o.MessagesIn
+	t.MessagesOut += o.MessagesOut
+}
+
 // ConnStat is a connection that a proxy began to serve, or does not any more.
 type ConnStat struct {
 	ID        string // public connection id

@@ -75,6 +75,19 @@ func TestEveryFieldSurvives(t *testing.T) {
 	}
 }
 
+func TestAddTraffic(t *testing.T) {
+	var one, sum Traffic
+	var n uint64
+	fill(reflect.ValueOf(&one).Elem(), &n)
+	sum.Add(one)
+	sum.Add(one)
+	for i, v := range reflect.ValueOf(sum).Fields() {
+		if once := reflect.ValueOf(one).FieldByIndex(i.Index).Uint(); v.Uint() != 2*once {
+			t.Errorf("%s: %d and %d are %d", i.Name, once, once, v.Uint())
+		}
+	}
+}
+
 // The golden files pin the wire form: a field that moves breaks instances of
 // different versions that run side by side during an upgrade.
 func TestGolden(t *testing.T) {

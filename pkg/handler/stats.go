@@ -135,21 +135,12 @@ func (st *stats) reported(proxy string, f *frame.Stats) {
 		st.route(none).requests += int(r.Requests)
 		st.s.metrics.requestReceived.Add(float64(r.Requests))
 		st.minutes(rs, int(r.Minutes))
-		addTraffic(&rs.client, &r.Client)
-		addTraffic(&rs.server, &r.Server)
+		rs.client.Add(r.Client)
+		rs.server.Add(r.Server)
 	}
 	for i := range f.Conns {
 		st.reportedConn(proxy, &f.Conns[i])
 	}
-}
-
-func addTraffic(to, t *frame.Traffic) {
-	to.HeaderIn += t.HeaderIn
-	to.HeaderOut += t.HeaderOut
-	to.ContentIn += t.ContentIn
-	to.ContentOut += t.ContentOut
-	to.MessagesIn += t.MessagesIn
-	to.MessagesOut += t.MessagesOut
 }
 
 // maxProxyConns bounds the connections at proxies that are told of again and

@@ -27,8 +27,8 @@ func (r *rig) waitStats(done func(routes map[string]frame.RouteStats, conns []fr
 				sum.Requests += s.Requests
 				sum.Activity += s.Activity
 				sum.Minutes += s.Minutes
-				addTraffic(&sum.Client, s.Client)
-				addTraffic(&sum.Server, s.Server)
+				sum.Client.Add(s.Client)
+				sum.Server.Add(s.Server)
 				routes[s.Route] = sum
 			}
 			conns = append(conns, f.Conns...)
@@ -36,15 +36,6 @@ func (r *rig) waitStats(done func(routes map[string]frame.RouteStats, conns []fr
 			r.t.Fatalf("it did not come to what it should: %+v, %+v", routes, conns)
 		}
 	}
-}
-
-func addTraffic(to *frame.Traffic, t frame.Traffic) {
-	to.HeaderIn += t.HeaderIn
-	to.HeaderOut += t.HeaderOut
-	to.ContentIn += t.ContentIn
-	to.ContentOut += t.ContentOut
-	to.MessagesIn += t.MessagesIn
-	to.MessagesOut += t.MessagesOut
 }
 
 func TestStats(t *testing.T) {
