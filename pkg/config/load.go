@@ -143,7 +143,7 @@ func (l *loader) readFile(file string) (map[string]value, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // it was only read
+	defer f.Close()                                            //nolint:errcheck // it was only read
 	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1)) // parseINI refuses what is longer
 	if err != nil {
 		return nil, fmt.Errorf("configuration file: %w", err)

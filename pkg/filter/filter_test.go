@@ -2,6 +2,7 @@ package filter
 
 import (
 	"bytes"
+	"errors"
 	"strings"
 	"testing"
 )
@@ -94,6 +95,44 @@ func TestRun(t *testing.T) {
 				t.Errorf("the content was changed to %q", in)
 			}
 		})
+	}
+}
+
+// A message and the variables of a receiver are small; what they make together
+// is bounded.
+func TestMuch(t *testing.T) {
+	const v = 1 << 10
+	s := subscriber{
+		meta: meta("v", strings.Repeat("v", v), "id_format", "%(a)s", "id_encoding", "hex"),
+		ids:  meta("a", strings.Repeat("i", v/2)),
+	}
+	for name, directive := range map[string]string{VarSubst: "%(v)s", BuildID: "%I"} {
+		// Text that is not made by directives does not count.
+		content := strings.Repeat("-", v) + strings.Repeat(directive, MaxText/v)
+		res, err := Run([]string{name}, 0, s, nil, []byte(content))
+		if err != nil || len(res.Content) != v+MaxText {
+			t.Errorf("%s: %d bytes, %v; want %d", name, len(res.Content), err, v+MaxText)
+		}
+		if _, err := Run([]string{name}, 0, s, nil, []byte(content+directive)); !errors.Is(err, ErrTooLong) {
+			t.Errorf("%s: got %v, want %v", name, err, ErrTooLong)
+		}
+	}
+	// The positions in an id are counted too.
+	s.meta["id_format"] = strings.Repeat("%(a)s", 2*MaxText/v+1)
+	if _, err := Run([]string{BuildID}, 0, s, nil, []byte("none")); !errors.Is(err, ErrTooLong) {
+		t.Errorf("id: got %v, want %v", err, ErrTooLong)
+	}
+	// So are all pieces of a body.
+	f, err := NewResponse([]string{BuildID}, s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	piece := []byte("%(" + strings.Repeat("x", v/2) + ")I")
+	for n := range MaxText/v + 1 {
+		_, err := f.Write(piece)
+		if last := n == MaxText/v; last != errors.Is(err, ErrTooLong) {
+			t.Fatalf("piece %d: %v", n, err)
+		}
 	}
 }
 

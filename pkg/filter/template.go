@@ -31,6 +31,7 @@ type renderer struct {
 	arg   []byte
 	pos   int // of the next byte, from the start of the first piece
 	open  int // position of the "("
+	text  int // bytes that directives became
 }
 
 type state uint8
@@ -45,6 +46,15 @@ const (
 
 // maxArg bounds an argument that may come in pieces.
 const maxArg = 64 << 10
+
+// MaxText bounds what the directives of one template become, all together, in
+// bytes. A long variable that is named often would otherwise fill the memory with
+// one small message. It is half of the largest frame between processes, so that
+// what is around it fits too.
+const MaxText = 4 << 20
+
+// ErrTooLong says that directives became more than MaxText.
+var ErrTooLong = fmt.Errorf("directives become more than %d bytes", MaxText)
 
 func (r *renderer) write(dst, text []byte, directive func(name byte, arg string) (string, error)) ([]byte, error) {
 	for i := 0; i < len(text); i++ {
@@ -69,6 +79,9 @@ func (r *renderer) write(dst, text []byte, directive func(name byte, arg string)
 				if err != nil {
 					// The position is that of the directive's letter.
 					return nil, fmt.Errorf("%w at position %d", err, r.pos)
+				}
+				if r.text += len(s); r.text > MaxText {
+					return nil, ErrTooLong
 				}
 				dst = append(dst, s...)
 			}

@@ -1,6 +1,7 @@
 package handler
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -236,8 +237,13 @@ type round struct {
 	same    parcel             // the body as it was published
 	view    view               // of the member at hand; here so that it is made once
 	changed map[string]*parcel // by body and exposed names
+	size    int                // bytes in changed
 	patched map[string][]byte  // by base
 }
+
+// maxRound bounds what a round keeps before it sends it, in bytes: filters may make
+// something else for each of many members.
+const maxRound = 8 << 20
 
 func (s *Server) deliverEach(it *publish.Item, f *publish.Format, g *group, skip map[*sub]bool) {
 	r := round{s: s, it: it, f: f}
@@ -252,6 +258,9 @@ func (s *Server) deliverEach(it *publish.Item, f *publish.Format, g *group, skip
 		}
 		if len(r.same.ids) == n {
 			except = append(except, id)
+		}
+		if r.size > maxRound {
+			r.flushChanged(g.Key)
 		}
 	}
 	if len(except) < len(r.same.ids) {
@@ -308,7 +317,11 @@ func (r *round) filtered(sb *sub, res filter.Result, err error) {
 	switch {
 	case err != nil:
 		r.s.metrics.filterErrors.Inc()
-		r.drop(h, frame.ReasonFiltered)
+		reason := frame.ReasonFiltered
+		if errors.Is(err, filter.ErrTooLong) {
+			reason = frame.ReasonOverload
+		}
+		r.drop(h, reason)
 		if h.debug {
 			r.s.fail(h, "filter error: "+err.Error())
 		}
@@ -384,6 +397,7 @@ func (r *round) parcel(body []byte, exposed string) *parcel {
 			r.changed = make(map[string]*parcel)
 		}
 		r.changed[key] = p
+		r.size += len(key)
 	}
 	return p
 }
@@ -425,9 +439,14 @@ func (r *round) drop(h *hold, reason frame.Reason) {
 // flush sends what was decided.
 func (r *round) flush(key groupKey) {
 	r.send(key, &r.same, r.f.Body)
+	r.flushChanged(key)
+}
+
+func (r *round) flushChanged(key groupKey) {
 	for _, c := range r.changed {
 		r.send(key, c, c.body)
 	}
+	r.changed, r.size = nil, 0
 }
 
 func (r *round) send(key groupKey, c *parcel, body []byte) {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast/holdfast/pkg/filter"
 	"github.com/holdfast/holdfast/pkg/frame"
 )
 
@@ -312,6 +313,47 @@ func TestFilters(t *testing.T) {
 	r.expect(al, "c1")
 	r.expect(bob, "hi bob", "c1")
 	r.expect(plain, "hi %(user)s", "%(nope)s", "c2")
+	r.balanced()
+}
+
+// What filters make of a small message is bounded, for each receiver and for all
+// together, and so is what goes to connmgr: what is too large is dropped and
+// counted.
+func TestLargeContent(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.HTTPMaxBody = 64 << 20 })
+	const long = 4000
+	hold := func(v string) *fakeHold {
+		return r.holdWith(frame.ModeStream, func(a *frame.Accept) {
+			a.Meta = []frame.Field{{Name: "v", Value: v}}
+		}, frame.Channel{Name: "a", Filters: []string{"var-subst"}})
+	}
+	a, b, c, a2 := strings.Repeat("a", long), strings.Repeat("b", long), strings.Repeat("c", long), strings.Repeat("a", long)
+	holds := map[*fakeHold]string{hold(a): a, hold(b): b, hold(c): c, hold(a2): a2}
+	short := hold("")
+	const most = filter.MaxText / long
+	r.publish(stream("a", strings.Repeat("%(v)s", most)))
+	frames := map[*frame.Deliver]bool{}
+	for h, v := range holds {
+		r.expect(h, strings.Repeat(v, most))
+		r.conn.get(func() { frames[h.deliver[0]] = true })
+	}
+	// Two of them get the same, at the two ends of the group. It was made twice: the
+	// first was sent, and forgotten, before the last one's turn.
+	if len(frames) != 4 {
+		t.Errorf("%d frames, want 4", len(frames))
+	}
+
+	r.publish(stream("a", strings.Repeat("%(v)s", most+1)))
+	r.expect(short, "", "")
+	r.wait("too much is dropped", func() bool { return r.metric("holdfast_handler_dropped_total", "overload") == 4 })
+	if n := r.metric("holdfast_handler_filter_errors_total", ""); n != 4 {
+		t.Errorf("%v failures of filters, want 4", n)
+	}
+
+	plain := r.hold(frame.ModeStream, ch("plain"))
+	r.publish(stream("plain", strings.Repeat("x", frame.MaxFrame)), stream("plain", "small"))
+	r.expect(plain, "small")
+	r.wait("a large one is dropped", func() bool { return r.metric("holdfast_handler_dropped_total", "overload") == 5 })
 	r.balanced()
 }
 

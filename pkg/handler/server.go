@@ -287,7 +287,13 @@ func (s *Server) checkReady() {
 
 // send queues a frame for a peer. Failures are counted and logged here.
 func (s *Server) send(to string, f frame.Frame) error {
-	err := s.opt.Bus.Send(to, frame.Encode(f))
+	b := frame.Encode(f)
+	var err error
+	if len(b) > frame.MaxFrame {
+		err = errTooLarge // the other end would not read it, and so not account for it
+	} else {
+		err = s.opt.Bus.Send(to, b)
+	}
 	if err != nil {
 		s.metrics.sendErrors.Inc()
 		if skipped, ok := s.sendLog.allow(s.now()); ok {
@@ -296,6 +302,8 @@ func (s *Server) send(to string, f frame.Frame) error {
 	}
 	return err
 }
+
+var errTooLarge = fmt.Errorf("larger than %d bytes", frame.MaxFrame)
 
 // sendReason is what a failed send means for deliveries.
 func sendReason(err error) frame.Reason {
