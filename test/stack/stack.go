@@ -124,16 +124,33 @@ func FindRoot() (string, error) {
 	}
 }
 
-// FreePort returns a TCP port of 127.0.0.1 that nobody listens on. It stays
+// taken are the sockets by which this process keeps the ports that it was given:
+// their names, of the kernel's abstract kind, are gone when it is.
+var taken struct {
+	sync.Mutex
+	names []net.Listener
+}
+
+// FreePort returns a TCP port of 127.0.0.1 that nobody listens on, and that no
+// other call gets, in this process or another, while this process lives. It is
 // below the range from which the kernel takes ports for outgoing connections,
 // so that it is still free when the process that wants it binds it.
 func FreePort() (int, error) {
 	for range 200 {
 		p := 11000 + rand.IntN(20000)
-		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
-		if err == nil {
-			return p, ln.Close()
+		name, err := net.Listen("unix", fmt.Sprintf("@holdfast-test-port-%d", p))
+		if err != nil {
+			continue
 		}
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
+		if err != nil {
+			_ = name.Close()
+			continue
+		}
+		taken.Lock()
+		taken.names = append(taken.names, name)
+		taken.Unlock()
+		return p, ln.Close()
 	}
 	return 0, errors.New("no free port found")
 }
