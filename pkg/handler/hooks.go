@@ -502,7 +502,7 @@ func unavailable(text string) *frame.HookAnswer {
 // call relays a request to the webhooks part of the control API.
 func (h *hooks) call(f *frame.HookCall) *frame.HookAnswer {
 	if h.s.opt.Webhooks == WebhooksOff {
-		return unavailable("webhooks are off")
+		return unavailable("webhooks are off: handler.webhooks is off")
 	}
 	to := h.answering()
 	if to == "" {

@@ -373,6 +373,14 @@ func TestHooksOfZeroMQInOrder(t *testing.T) {
 }
 
 // A handler that stops does not wait for an answer of zurl.
+func TestHooksAPIOff(t *testing.T) {
+	r := newRig(t, func(o *Options) { o.Webhooks = WebhooksOff })
+	got := r.raw("GET /webhooks/ HTTP/1.1\r\n\r\n")
+	if !strings.HasPrefix(got, "HTTP/1.1 503 ") || !strings.Contains(got, "handler.webhooks is off") {
+		t.Errorf("got %s", got)
+	}
+}
+
 func TestHooksAPIWhileStopping(t *testing.T) {
 	r := newRig(t)
 	z := r.zurl(&frame.Hooks{Version: 1})

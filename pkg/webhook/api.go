@@ -298,5 +298,10 @@ func failure(err error) Answer {
 	return Answer{Status: status, Body: append(b, '\n')}
 }
 
-// Failure is the answer to a request that a Service never saw.
-func Failure(err error) Answer { return failure(err) }
+// Failure is the answer to a request that a Service never saw: 503, with the
+// reason.
+func Failure(err error) Answer {
+	a := failure(err)
+	a.Status = http.StatusServiceUnavailable
+	return a
+}

@@ -200,7 +200,7 @@ func (h *hooks) logOnce(what string, err error) {
 	}
 }
 
-var errHooksOff = errors.New("webhooks are off: no zurl.webhook_store")
+var errHooksOff = errors.New("webhooks are off: zurl.webhook_store is empty")
 
 // open returns the service, and opens the store if need be.
 func (h *hooks) open() (*webhook.Service, error) {
@@ -295,8 +295,8 @@ func (h *hooks) down(p bus.Peer) {
 }
 
 // tell sends every handler what it does not know yet. While there is a store and
-// it is not open, nothing is said: somebody else has it, or it will be. Only run
-// calls it, so versions go out in order.
+// it is not open, nothing is said: somebody else has it, or it will be. run calls
+// it, and whoever answers a request to the API; tellMu keeps versions in order.
 func (h *hooks) tell() {
 	h.tellMu.Lock()
 	defer h.tellMu.Unlock()

@@ -11,7 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/netpolicy"
 	"github.com/holdfast/holdfast/pkg/webhook"
 )
@@ -113,5 +115,51 @@ func TestWebhooksKeepToThePolicy(t *testing.T) {
 		if r := s.hooks.send(t.Context(), &webhook.Request{Method: "POST", URL: url}); r.Condition != "policy-violation" {
 			t.Errorf("%s: %+v", url, r)
 		}
+	}
+}
+
+// asking is a handler that asks for something of the webhooks API.
+type asking struct {
+	up     chan struct{}
+	answer chan frame.Frame
+}
+
+func (a *asking) PeerUp(bus.Peer)                    { close(a.up) }
+func (a *asking) PeerDown(bus.Peer)                  {}
+func (a *asking) Broadcast(bus.Peer, string, []byte) {}
+func (a *asking) Receive(_ bus.Peer, b []byte) {
+	if f, err := frame.Decode(b); err == nil && f.Type() == frame.TypeHookAnswer {
+		a.answer <- f
+	}
+}
+
+// Without webhooks the API says what to set, not that something is broken.
+func TestAPIWithoutWebhooks(t *testing.T) {
+	network := bustest.NewNetwork()
+	o := DefaultOptions()
+	o.Bus = network.Node("zurl.0")
+	s, err := New(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	a := &asking{make(chan struct{}), make(chan frame.Frame, 1)}
+	node := network.Node("handler.0")
+	bustest.Start(t, node, a)
+	<-a.up
+	if err := node.Send("zurl.0", frame.Encode(&frame.HookCall{Token: 1, Method: "GET"})); err != nil {
+		t.Fatal(err)
+	}
+	got := (<-a.answer).(*frame.HookAnswer)
+	if got.Code != 503 || string(got.Body) != `{"error":"webhooks are off: zurl.webhook_store is empty"}`+"\n" {
+		t.Errorf("got %d %s", got.Code, got.Body)
 	}
 }
