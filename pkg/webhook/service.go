@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -66,7 +67,8 @@ type Service struct {
 	bytes       int64 // of all messages
 	pending     int   // of all queues
 	recent      map[recentKey]bool
-	recents     []recentKey // in the order in which they came
+	recents     []recentKey          // in the order in which they came
+	arriving    map[recentKey]*batch // on their way to the disk
 	ops         []op
 	opsBytes    int
 	outcomes    int // ops that are kept when the disk fails
@@ -101,7 +103,7 @@ func Open(o Options) (*Service, error) {
 	s := &Service{
 		o: o, log: o.Logger, metrics: o.Metrics, clock: clock{time.Now()},
 		work: make(chan struct{}, 1), wake: make(chan struct{}, 1),
-		endpoints: make(map[string]*endpoint), refs: make(map[uint64]ref), recent: make(map[recentKey]bool), wakes: make(map[*endpoint]bool),
+		endpoints: make(map[string]*endpoint), refs: make(map[uint64]ref), recent: make(map[recentKey]bool), arriving: make(map[recentKey]*batch), wakes: make(map[*endpoint]bool),
 		attemptCtx: context.Background(),
 	}
 	s.room.L = &s.mu
@@ -388,6 +390,16 @@ type delivery struct {
 	dead bool
 }
 
+// batch is messages that are written together.
+type batch struct {
+	ids []recentKey
+	err error // what came of it; owned by the committer
+}
+
+// repeatBytes is what a batch that another one has to wait for counts for
+// maxWaiting.
+const repeatBytes = 64
+
 func (s *Service) enqueue(messages []Message, done func(error)) error {
 	now := time.Now()
 	s.mu.Lock()
@@ -398,7 +410,9 @@ func (s *Service) enqueue(messages []Message, done func(error)) error {
 	var (
 		all   []delivery
 		bytes int
-		ids   []recentKey
+		b     = new(batch)
+		own   = make(map[recentKey]bool)
+		first []*batch // that bring messages which came again
 		datas = make(map[uint64][]byte)
 		added = make(map[*endpoint]int)
 	)
@@ -409,8 +423,12 @@ func (s *Service) enqueue(messages []Message, done func(error)) error {
 			continue
 		}
 		id := recentOf(m.ID)
-		if s.recent[id] {
+		earlier := s.arriving[id]
+		if s.recent[id] || own[id] || earlier != nil {
 			s.metrics.repeated.Inc()
+			if earlier != nil && !slices.Contains(first, earlier) {
+				first = append(first, earlier)
+			}
 			continue
 		}
 		size := m.size()
@@ -426,16 +444,21 @@ func (s *Service) enqueue(messages []Message, done func(error)) error {
 		}
 		datas[e.seq] = appendMessage(nil, m)
 		bytes += len(datas[e.seq])
-		ids = append(ids, id)
+		own[id] = true
+		b.ids = append(b.ids, id)
 	}
+	waiting := bytes + repeatBytes*len(first)
 	switch {
-	case len(all) == 0:
+	case len(all)+len(first) == 0:
 		done(nil)
 		return nil
 	case s.pending+len(all) > s.o.MaxPending || s.bytes+int64(bytes) > s.o.MaxBytes:
 		return fmt.Errorf("%w: all queues together", ErrFull)
-	case s.opsBytes > 0 && s.opsBytes+bytes > maxWaiting:
+	case s.opsBytes > 0 && s.opsBytes+waiting > maxWaiting:
 		return ErrBusy
+	}
+	for _, id := range b.ids {
+		s.arriving[id] = b
 	}
 	for seq, data := range datas {
 		s.refs[seq] = ref{size: uint32(len(data))}
@@ -445,7 +468,7 @@ func (s *Service) enqueue(messages []Message, done func(error)) error {
 		s.retain(d.e.seq)
 		s.count(d.ep, d.e, 1)
 	}
-	s.submit(op{bytes: bytes, apply: func(tx *bolt.Tx) error {
+	s.submit(op{bytes: waiting, apply: func(tx *bolt.Tx) error {
 		for seq, data := range datas {
 			if err := put(tx, bucketMessages, seqKey(seq), data); err != nil {
 				return err
@@ -458,7 +481,7 @@ func (s *Service) enqueue(messages []Message, done func(error)) error {
 				}
 			}
 		}
-		for _, id := range ids {
+		for _, id := range b.ids {
 			s.nextRecent++
 			n := s.nextRecent
 			if err := put(tx, bucketRecent, seqKey(n), id[:]); err != nil {
@@ -472,12 +495,19 @@ func (s *Service) enqueue(messages []Message, done func(error)) error {
 		}
 		return nil
 	}, then: func(err error) {
-		s.enqueued(all, ids, err)
-		if !s.o.Early {
-			done(err)
-		} else if err != nil {
-			s.metrics.lost.Add(float64(len(messages)))
+		b.err = err
+		s.enqueued(all, b.ids, err)
+		if s.o.Early {
+			if err != nil {
+				s.metrics.lost.Add(float64(len(b.ids)))
+			}
+			return
 		}
+		// They were written before or together with this one.
+		for _, earlier := range first {
+			err = cmp.Or(err, earlier.err)
+		}
+		done(err)
 	}})
 	if s.o.Early {
 		done(nil)
@@ -502,6 +532,9 @@ func (s *Service) targets(m *Message, now time.Time) []*endpoint {
 func (s *Service) enqueued(all []delivery, ids []recentKey, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for _, id := range ids {
+		delete(s.arriving, id)
+	}
 	for _, d := range all {
 		switch {
 		case err != nil:

@@ -336,6 +336,73 @@ func TestRepeats(t *testing.T) {
 	}
 }
 
+// Copies of a message that come before the first one is on disk share its fate:
+// none is acknowledged before, and it is delivered once.
+func TestRepeatsBeforeTheCommit(t *testing.T) {
+	var writing atomic.Pointer[chan error]
+	began := make(chan struct{})
+	r := newRig(t, func(o *Options) {
+		o.commitFault = func() error {
+			if c := writing.Swap(nil); c != nil {
+				began <- struct{}{}
+				return <-*c
+			}
+			return nil
+		}
+	})
+	r.create(Endpoint{ID: "a"})
+	answers := make(chan error, 10)
+	done := func(err error) { answers <- err }
+	// during calls f while a commit is being made, and then has it end with err.
+	during := func(err error, begin, f func()) {
+		t.Helper()
+		c := make(chan error, 1)
+		writing.Store(&c)
+		begin()
+		<-began
+		f()
+		if n := len(answers); n > 0 {
+			t.Errorf("%d answers before the commit", n)
+		}
+		c <- err
+	}
+	want := func(n int, want error) {
+		t.Helper()
+		for range n {
+			if err := <-answers; !errors.Is(err, want) {
+				t.Errorf("got %v, want %v", err, want)
+			}
+		}
+	}
+
+	// The first copy is being written, and that fails. The write of the second, which
+	// has nothing to write, does not.
+	errFull := errors.New("no space left on device")
+	m := message("x", "once")
+	one := func() { r.Enqueue([]Message{m}, done) }
+	during(errFull, one, func() { one(); one() })
+	want(3, errFull)
+	// It was not taken, so it may come again.
+	during(nil, one, func() { one(); one() })
+	want(3, nil)
+	// Both copies wait for the same commit, or come together.
+	both := message("x", "both")
+	during(nil, func() { r.Enqueue([]Message{message("x", "other")}, done) }, func() {
+		r.Enqueue([]Message{both, both}, done)
+		r.Enqueue([]Message{both, message("x", "new")}, done)
+	})
+	want(3, nil)
+	r.idle("a")
+	got := r.receiver.bodies()
+	slices.Sort(got)
+	if diff := cmp.Diff([]string{"both", "new", "once", "other"}, got); diff != "" {
+		t.Error(diff)
+	}
+	if len(r.arriving) != 0 {
+		t.Errorf("%d still arrive", len(r.arriving))
+	}
+}
+
 func TestInOrderThroughFailures(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t)
