@@ -228,7 +228,8 @@ func (s *Service) giveUp(ep *endpoint, e entry, reason string, status int) {
 		dropped = nil
 		d := DeadLetter{At: s.clock.wall(e.at, died), Died: died, Reason: reason, Attempts: e.attempts, Status: status, Size: e.size}
 		if m, err := parseMessage(tx.Bucket(bucketMessages).Get(seqKey(e.seq))); err == nil {
-			d.Message, d.Kind, d.Channel = m.ID, m.Kind, m.Channel
+			// One that was replayed was queued later than it was published.
+			d.Message, d.Kind, d.Channel, d.At = m.ID, m.Kind, m.Channel, m.At
 		}
 		if err := putJSON(tx, bucketDead, key(ep.Num, e.seq), d); err != nil {
 			return err

@@ -440,18 +440,24 @@ func (s *Service) moveDead(id string, c Choice, replay bool) (int, error) {
 		return 0, err
 	}
 	s.mu.Lock()
-	room := max(0, min(ep.MaxQueue-ep.depth, s.o.MaxPending-s.pending))
+	room := min(ep.MaxQueue-ep.depth, s.o.MaxPending-s.pending)
+	roomBytes := ep.MaxBytes - ep.bytes
 	s.mu.Unlock()
 	now := time.Now()
 	var moved []entry
 	err = s.do(func(tx *bolt.Tx) error {
 		moved = nil
+		left := roomBytes
 		eachOf(tx, bucketDead, ep.Num, 0, func(seq uint64, v []byte) bool {
 			var d DeadLetter
-			if json.Unmarshal(v, &d) == nil && c.has(&d) {
-				moved = append(moved, entry{seq: seq, at: s.clock.millis(now), size: d.Size})
+			if json.Unmarshal(v, &d) != nil || !c.has(&d) {
+				return true
 			}
-			return !replay || len(moved) < room
+			if left -= int64(d.Size); replay && (len(moved) >= room || left < 0) {
+				return false
+			}
+			moved = append(moved, entry{seq: seq, at: s.clock.millis(now), size: d.Size})
+			return true
 		})
 		for _, e := range moved {
 			k := key(ep.Num, e.seq)

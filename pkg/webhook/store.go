@@ -51,7 +51,7 @@ type DeadLetter struct {
 	Message  string    `json:"message"`
 	Kind     string    `json:"type"`
 	Channel  string    `json:"channel,omitempty"`
-	At       time.Time `json:"at"`
+	At       time.Time `json:"at"` // when it was published
 	Died     time.Time `json:"died_at"`
 	Reason   string    `json:"reason"`
 	Attempts uint32    `json:"attempts"`

@@ -503,6 +503,16 @@ func TestExhaustedAndReplay(t *testing.T) {
 		if got := r.get("a").DeadLetters; got != 2 {
 			t.Errorf("%d dead letters after a restart", got)
 		}
+		// One that dies again is still the one that was published then.
+		if n, err := r.Replay("a", Choice{IDs: []string{dead[0].Message}}); n != 1 || err != nil {
+			t.Fatalf("replayed %d, %v", n, err)
+		}
+		r.wait("it dies again", func() bool { return r.get("a").DeadLetters == 2 })
+		r.flush()
+		again, err := r.DeadLetters("a", Choice{IDs: []string{dead[0].Message}}, 10)
+		if err != nil || len(again) != 1 || !again[0].At.Equal(dead[0].At) || !again[0].Died.After(dead[0].Died) || again[0].At.UnixMilli() != start.UnixMilli() {
+			t.Errorf("before %+v, after its replay %+v, %v", dead[0], again, err)
+		}
 		r.receiver.set(nil)
 		r.receiver.got = nil
 		// By time, then by id.
@@ -523,6 +533,40 @@ func TestExhaustedAndReplay(t *testing.T) {
 		}
 		r.stop()
 	})
+}
+
+// Dead letters are replayed as far as there is room, in messages and in bytes.
+func TestReplayWithoutRoom(t *testing.T) {
+	r := newRig(t)
+	r.create(Endpoint{ID: "a", MaxQueue: 10})
+	r.receiver.set(func(context.Context, *Request) Response { return Response{Condition: "bad-request"} })
+	body := strings.Repeat("x", 2000)
+	r.publish("x", body, body, body)
+	r.wait("dead letters", func() bool { return r.get("a").DeadLetters == 3 })
+	r.flush()
+	if _, err := r.SetPaused("a", true); err != nil {
+		t.Fatal(err)
+	}
+	r.publish("x", body)
+	size := r.get("a").Queue.Bytes // of each, about
+	replay := func(messages int, bytes int64, want int) {
+		t.Helper()
+		if _, err := r.Update("a", func(e *Endpoint) error { e.MaxQueue, e.MaxBytes = messages, bytes; return nil }); err != nil {
+			t.Fatal(err)
+		}
+		before := r.get("a")
+		n, err := r.Replay("a", Choice{All: true})
+		after := r.get("a")
+		if err != nil || n != want || after.Queue.Messages-before.Queue.Messages != want || before.DeadLetters-after.DeadLetters != want {
+			t.Errorf("replayed %d, %v, want %d; before %+v, after %+v", n, err, want, before, after)
+		}
+	}
+	replay(1, 1<<20, 0)
+	replay(10, 2*size-size/2, 0)
+	replay(10, 3*size-size/2, 1)
+	replay(3, 1<<20, 1)
+	replay(3, 1<<20, 0)
+	replay(10, 1<<20, 1)
 }
 
 func TestRetryAfterAndGone(t *testing.T) {
