@@ -210,6 +210,7 @@ func (c *conn) park(st *session, h *hold, sent int) {
 	c.mu.Lock() // so that the hold is not over before the socket is watched
 	defer c.mu.Unlock()
 	c.after, c.unwatched = afterUndecided, true
+	c.sock.hold(c.tls != nil)
 	// Before anything that there is to say about the client.
 	h.w.push(job{kind: jobPark, h: h, n: sent})
 	if c.s.poller != nil && c.s.poller.watch(c.sock, h.x.id, interestEnd, c.polled) {
@@ -298,6 +299,7 @@ func (c *conn) release(to afterHold) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.after, c.held = to, nil
+	c.sock.hold(false)
 	if !c.unwatched {
 		_ = c.sock.SetReadDeadline(past)
 		return
@@ -315,8 +317,8 @@ func (c *conn) seal(dst *[]byte, p []byte) error {
 	if len(p) == 0 {
 		return nil
 	}
-	c.sock.gather = dst
-	defer func() { c.sock.gather = nil }()
+	c.sock.startGather(dst)
+	defer c.sock.stopGather()
 	_, err := c.tls.Write(p)
 	return err
 }

@@ -554,12 +554,27 @@ func (w *writer) cut(h *hold, reason frame.Reason) {
 		}
 		return
 	}
+	if h.c.tls != nil && h.backlog == nil {
+		w.lastRecords(h)
+	}
 	w.finish(h, reason)
 	if !h.chunked && h.ws == nil && reason != frame.ReasonClientGone {
 		h.c.sock.reset()
 	}
 	h.c.release(afterNothing)
 	h.c.close()
+}
+
+// lastRecords sends what crypto/tls has to say to a client whose connection is
+// cut, such as which fault of it was the reason.
+func (w *writer) lastRecords(h *hold) {
+	var p []byte
+	h.c.sock.startGather(&p)
+	h.c.sock.stopGather()
+	if len(p) > 0 {
+		n, _ := w.try.write(h.c.sock.rc, p, false) // it is over in any case
+		w.s.metrics.bytesOut.add(n)
+	}
 }
 
 // finish does the accounts of a hold that is over. What becomes of its

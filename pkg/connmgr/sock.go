@@ -19,13 +19,28 @@ type sock struct {
 	net.Conn                 // *net.TCPConn or *net.UnixConn
 	rc       syscall.RawConn // of Conn
 	timeout  time.Duration   // how long Write may make no progress
-	// gather, if not nil, takes what Write is given instead of the socket. A
-	// writer loop sets it while it has crypto/tls make records.
-	gather *[]byte
 	// noWait makes Read return errWouldBlock if nothing is there. It belongs to
 	// whoever reads.
 	noWait bool
+
+	// While TLS is held, nothing but a writer loop writes to the socket. But
+	// crypto/tls writes where it reads, too: alerts, and the answer to a KeyUpdate.
+	// These records must not overtake what the loop has had sealed, nor wait for
+	// the client, for the loop would wait for them. So they are kept, to go out
+	// with what the loop has sealed next (RFC 8446, section 4.6.3, asks for an
+	// answer before that and no earlier). The lock in crypto/tls around each Write
+	// makes the order that of the records.
+	mu      sync.Mutex // guards what follows
+	held    bool
+	gather  *[]byte // takes what Write is given while a writer loop seals; else nil
+	records []byte  // kept, at most maxRecords
 }
+
+// maxRecords bounds what is kept for a client that is sent nothing. It is several
+// hundred answers to KeyUpdates; those of an honest client are hours apart.
+const maxRecords = 16 << 10
+
+var errRecords = errors.New("too many TLS records for a client to which nothing is sent")
 
 // errWouldBlock is what Read returns with noWait. To crypto/tls it is a fault that
 // passes, after which the connection can be read from again.
@@ -155,13 +170,60 @@ func (s *sock) Read(p []byte) (int, error) {
 
 var tryWriters = sync.Pool{New: func() any { return newTryWriter() }}
 
-// Write implements net.Conn. Nearly always the socket takes all of p at once;
-// only then is there a reason to set a deadline.
+// Write implements net.Conn.
 func (s *sock) Write(p []byte) (int, error) {
-	if s.gather != nil {
+	s.mu.Lock()
+	switch {
+	case s.gather != nil:
 		*s.gather = append(*s.gather, p...)
+		s.mu.Unlock()
+		return len(p), nil
+	case s.held && len(s.records)+len(p) > maxRecords:
+		s.mu.Unlock()
+		s.reset()
+		_ = s.Close() // whoever reads finds out
+		return 0, errRecords
+	case s.held:
+		s.records = append(s.records, p...)
+		s.mu.Unlock()
 		return len(p), nil
 	}
+	kept := s.records
+	s.records = nil
+	s.mu.Unlock()
+	if len(kept) > 0 {
+		if _, err := s.write(kept); err != nil {
+			return 0, err
+		}
+	}
+	return s.write(p)
+}
+
+// hold says whether the socket is a writer loop's.
+func (s *sock) hold(held bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held = held
+}
+
+// startGather has what is written from now on appended to dst, after what was
+// kept.
+func (s *sock) startGather(dst *[]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*dst = append(*dst, s.records...)
+	s.records, s.gather = nil, dst
+}
+
+func (s *sock) stopGather() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gather = nil
+}
+
+// write waits for the client. Nearly always the socket takes all of p at once;
+// only otherwise is there a reason to set a deadline.
+func (s *sock) write(p []byte) (int, error) {
 	w := tryWriters.Get().(*tryWriter)
 	defer tryWriters.Put(w)
 	n, err := w.write(s.rc, p, false)

@@ -181,6 +181,7 @@ func (r *relay) upgrade(f *frame.Response) outcome {
 		h.w.push(job{kind: jobHold, h: h})
 	}
 	x.hold, x.turn = h, true
+	c.sock.hold(c.tls != nil)
 	h.w.push(job{kind: jobUpgrade, h: h, n: boolInt(deflate)})
 	for { // what the origin said already
 		f, _ := x.box.Take()

@@ -46,7 +46,12 @@ const wsRequest = "GET /ws HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnecti
 // with a session record, it can be handed on.
 func (r *wsRig) open(session string, groups ...string) *wsClient {
 	r.t.Helper()
-	c := &wsClient{client: r.dial(), p: r.p}
+	return r.openOn(r.dial(), session, groups...)
+}
+
+func (r *wsRig) openOn(conn *client, session string, groups ...string) *wsClient {
+	r.t.Helper()
+	c := &wsClient{client: conn, p: r.p}
 	c.client.send(wsRequest + "\r\n")
 	req := next[*frame.Request](r.p)
 	if !req.Upgrade {
