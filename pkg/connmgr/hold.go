@@ -387,7 +387,7 @@ func (w *writer) park(h *hold, n int) {
 	case h.mode == frame.ModeStream && h.noBody:
 		w.end(h, frame.ReasonFinished, nil, nothing)
 		return
-	case h.mode == frame.ModeStream && !h.ending && h.endAt.IsZero():
+	case h.mode == frame.ModeStream && !h.ending:
 		w.armKeepAlive(h)
 	}
 	if h.endAt.IsZero() && w.s.draining.Load() { // it came too late for Drain to see it
@@ -422,7 +422,7 @@ func (w *writer) frame(h *hold, j *job) {
 		h.record, h.placed = bytes.Clone(f.Record), nil
 		h.keep = f.KeepAlive
 		h.keep.Data = bytes.Clone(f.KeepAlive.Data)
-		if h.mode == frame.ModeStream && h.parked && h.endAt.IsZero() {
+		if h.mode == frame.ModeStream && h.parked {
 			w.armKeepAlive(h)
 		}
 		if j.d != nil {
@@ -614,6 +614,9 @@ func (w *writer) finish(h *hold, reason frame.Reason) {
 // armKeepAlive starts the time to the next keep-alive, with the jitter that GRIP
 // asks for, so that connections made together do not stay together.
 func (w *writer) armKeepAlive(h *hold) {
+	if !h.endAt.IsZero() { // which is what the timer is for by now
+		return
+	}
 	w.wheel.Stop(&h.timer)
 	if h.keep.Millis == 0 || len(h.keep.Data) == 0 && h.ws == nil {
 		return

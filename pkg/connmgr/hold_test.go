@@ -993,6 +993,56 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// drainAt does to a hold what Drain does.
+func (r *rig) drainAt(mode frame.Mode, id uint64, at time.Time) {
+	r.t.Helper()
+	poll.Until(r.t, "the writer has the hold", func() bool { return r.holds(mode) == 1 })
+	r.s.mu.Lock()
+	x := r.s.exchanges[id]
+	r.s.mu.Unlock()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.hold.w.push(job{kind: jobEnd, h: x.hold, reason: frame.ReasonShutdown, at: at})
+}
+
+// A server that takes its time to drain lets no long poll wait for longer than its
+// timeout.
+func TestDrainKeepsTimeout(t *testing.T) {
+	r := newRig(t)
+	p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
+	c := r.dial()
+	f := h.response("g")
+	f.Millis = 60_000
+	id := r.hold(p, h, c, f)
+	r.drainAt(frame.ModeResponse, id, r.clock.now().Add(time.Hour))
+	r.clock.add(2 * time.Minute)
+	if closed := next[*frame.Closed](h); closed.Reason != frame.ReasonTimeout {
+		t.Errorf("closed: %+v", closed)
+	}
+	c.head()
+	c.expect("timeout\n")
+
+	id = r.hold(p, h, c, h.response("g")) // for an hour
+	r.drainAt(frame.ModeResponse, id, r.clock.now().Add(time.Minute))
+	r.clock.add(2 * time.Minute)
+	if closed := next[*frame.Closed](h); closed.Reason != frame.ReasonShutdown {
+		t.Errorf("closed: %+v", closed)
+	}
+	c.head()
+	c.expect("timeout\n")
+}
+
+// Nor does it forget a WebSocket whose keep-alives are ended meanwhile.
+func TestDrainAfterTune(t *testing.T) {
+	r := newWSRig(t)
+	c := r.open("", "g")
+	r.drainAt(frame.ModeWebSocket, c.id, r.clock.now().Add(time.Minute))
+	c.far(&frame.Tune{Op: frame.TuneKeepAlive})
+	r.settled(c)
+	r.clock.add(2 * time.Minute)
+	c.want(0x88, status(wsGoingAway, ""))
+}
+
 // members makes a group of n parked streams of a writer that does not run, with
 // clients that drain what they get.
 func members(t testing.TB, n int) (*writer, *group) {

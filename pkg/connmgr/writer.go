@@ -263,11 +263,16 @@ func (w *writer) handle(j *job) {
 	case jobFrame:
 		w.frame(h, j)
 	case jobEnd:
-		if j.at.After(w.now) {
+		switch {
+		case !j.at.After(w.now):
+			w.endFor(h, j.reason)
+		case h.ending || h.retry != nil: // and has its own time for that
+		case h.mode == frame.ModeResponse:
+			h.endAt = j.at
+			w.wheel.SetSooner(&h.timer, j.at) // it may have its timeout before
+		default:
 			h.endAt = j.at
 			w.wheel.Set(&h.timer, j.at)
-		} else {
-			w.endFor(h, j.reason)
 		}
 	case jobRecords:
 		w.records(j.rec)

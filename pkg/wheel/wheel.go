@@ -67,11 +67,21 @@ func (w *Wheel[T]) Next(now time.Time, limit time.Duration) time.Duration {
 // is moved.
 func (w *Wheel[T]) Set(t *Timer[T], at time.Time) {
 	w.Stop(t)
-	d := at.Sub(w.start)
-	tick := int64((d + w.tick - 1) / w.tick)
-	t.due = max(tick, w.now+1)
+	t.due = max(w.tickOf(at), w.now+1)
 	insert(&w.slots[t.due%int64(len(w.slots))], t)
 	w.n++
+}
+
+// SetSooner is Set, unless t is set and due sooner already.
+func (w *Wheel[T]) SetSooner(t *Timer[T], at time.Time) {
+	if !t.Active() || t.due > w.tickOf(at) {
+		w.Set(t, at)
+	}
+}
+
+// tickOf returns the tick at the time at, or the first one after it.
+func (w *Wheel[T]) tickOf(at time.Time) int64 {
+	return int64((at.Sub(w.start) + w.tick - 1) / w.tick)
 }
 
 // Stop unsets t, if it is set.

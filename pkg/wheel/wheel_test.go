@@ -84,6 +84,25 @@ func TestFireChangesTimers(t *testing.T) {
 	}
 }
 
+func TestSetSooner(t *testing.T) {
+	w := New[string](time.Second, 16, epoch)
+	tm := Timer[string]{Owner: "x"}
+	var fired time.Duration
+	for _, tc := range []struct{ set, sooner, want time.Duration }{{0, 5, 5}, {3, 5, 3}, {5, 3, 3}, {40, 41, 40}} {
+		start := w.start.Add(time.Duration(w.now) * time.Second)
+		if tc.set > 0 {
+			w.Set(&tm, start.Add(tc.set*time.Second))
+		}
+		w.SetSooner(&tm, start.Add(tc.sooner*time.Second))
+		for d := time.Duration(1); tm.Active() && d < 100; d++ {
+			w.Advance(start.Add(d*time.Second), func(*Timer[string]) { fired = d })
+		}
+		if fired != tc.want {
+			t.Errorf("set for %d and for %d: fired at %d", tc.set, tc.sooner, fired)
+		}
+	}
+}
+
 func TestLongPause(t *testing.T) {
 	w := New[int](time.Millisecond, 4, epoch)
 	var a, b Timer[int]
