@@ -186,7 +186,7 @@ func (s *Server) Run(ctx context.Context) error {
 	busEnded := false
 	select {
 	case <-ctx.Done():
-		s.drain(busDone)
+		s.drain()
 	case <-s.kill:
 	case err = <-busDone:
 		busEnded = true
@@ -362,7 +362,7 @@ func (s *Server) sweep(ctx context.Context) {
 // drainGrace is what slow clients get on top of the drain time.
 const drainGrace = 2 * time.Second
 
-func (s *Server) drain(busDone chan error) {
+func (s *Server) drain() {
 	ctx, cancel := context.WithTimeout(s.ctx, s.opt.DrainTime+drainGrace)
 	defer cancel()
 	s.log.Info("draining", "connections", s.open(), "time", s.opt.DrainTime)
