@@ -195,10 +195,8 @@ func (s *Server) gotNext(h *hold, uri string, r *frame.Fetched) {
 		if len(body) > 0 {
 			s.lastFetch++
 			pub := pacing | s.lastFetch
-			s.paced[pub] = pace{h, next}
-			if !s.sendUpdate(h, body, pub) {
-				delete(s.paced, pub)
-			}
+			s.paced[pub], m.paced = next, pub
+			s.sendUpdate(h, body, pub)
 		} else if s.sendUpdate(h, nil, 0) {
 			next()
 		}
@@ -254,18 +252,11 @@ func (p *linkPace) wait(now time.Time, idle bool) time.Duration {
 // pacing marks the numbers of next links' bodies: they are no publications.
 const pacing = frame.PubOther
 
-// pace is what happens when a next link's body was written.
-type pace struct {
-	h    *hold
-	then func()
-}
-
 // passed takes a report about a next link's body.
 func (s *Server) passed(pub uint64) {
-	p, ok := s.paced[pub]
-	delete(s.paced, pub)
-	if ok && !p.h.over {
-		p.then()
+	if then, ok := s.paced[pub]; ok { // the hold is not over
+		delete(s.paced, pub)
+		then()
 	}
 }
 

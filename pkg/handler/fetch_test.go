@@ -93,6 +93,27 @@ func TestNextLinkChain(t *testing.T) {
 	}
 }
 
+// What a hold waits for is forgotten when its client leaves meanwhile.
+func TestNextLinkUnreported(t *testing.T) {
+	r := newRig(t)
+	r.origin(map[string][]*frame.Fetched{
+		"http://example.com/2": {answer(200, "two\n", "Grip-Link: </3>; rel=next")},
+	})
+	r.conn.get(func() { r.conn.mute = true })
+	h := r.holdWith(frame.ModeNone, next("/2"))
+	r.expect(h, "two\n")
+	paced := func() int {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return len(r.s.paced)
+	}
+	if n := paced(); n != 1 {
+		t.Fatalf("waits for %d reports, want 1", n)
+	}
+	r.conn.leave(h)
+	r.wait("nothing is waited for", func() bool { return paced() == 0 })
+}
+
 func TestNextLinkRetries(t *testing.T) {
 	r := newRig(t)
 	r.origin(map[string][]*frame.Fetched{

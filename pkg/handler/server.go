@@ -56,7 +56,7 @@ type Server struct {
 	parked    []parked
 	fetches   map[uint64]*fetch
 	lastFetch uint64
-	paced     map[uint64]pace
+	paced     map[uint64]func() // what happens when a next link's body was written
 	asks      []ask
 	gones     []goneTry
 	ticks     int
@@ -93,7 +93,7 @@ func New(o Options) (*Server, error) {
 		peers:   make(map[string]*peer),
 		fetches: make(map[uint64]*fetch),
 		checks:  make(map[uint64]*check),
-		paced:   make(map[uint64]pace),
+		paced:   make(map[uint64]func()),
 		limiter: newLimiter(o.MessageRate, o.MessageHWM, o.MessageBlockSize),
 	}
 	if s.log == nil {
@@ -364,11 +364,6 @@ func (s *Server) dropPeer(name string) {
 		s.closed(h, frame.ReasonPeerLost, 0)
 	}
 	s.ledger.lost(p)
-	for pub, w := range s.paced {
-		if w.h.peer == p {
-			delete(s.paced, pub)
-		}
-	}
 }
 
 // Broadcast implements bus.Receiver.

@@ -77,7 +77,8 @@ type follow struct {
 	asked    *publish.Item // what asks, if it is a delivery, to be accounted for if it comes to nothing
 	failures int           // of the fetch at hand
 	links    linkPace
-	again    bool // an update came while fetching
+	paced    uint64 // number of the last body in Server.paced
+	again    bool   // an update came while fetching
 	queue    []queued
 }
 
@@ -281,6 +282,7 @@ func (s *Server) stopFollowing(h *hold) {
 		return
 	}
 	s.timers.Stop(&h.more.timer)
+	delete(s.paced, h.more.paced) // connmgr may not report what came to a hold that was over
 	s.clearQueue(h)
 	if h.more.asking && h.more.asked != nil {
 		s.dropped(h.more.asked, frame.ReasonNotReady, 1)
