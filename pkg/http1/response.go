@@ -132,6 +132,9 @@ func (r *ResponseHead) parse(section string, fields int, method string) *Error {
 	default:
 		r.BodyLen = UntilClose
 	}
+	if r.Code == 204 && r.BodyLen != 0 && r.BodyLen != UntilClose {
+		r.Close = true // what it announces may come, and must not begin the next response
+	}
 	switch {
 	case method == "HEAD" || r.Code < 200 || r.Code == 204 || r.Code == 304:
 		r.BodyLen = 0

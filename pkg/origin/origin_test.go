@@ -30,9 +30,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func field(name, value string) frame.Field { return frame.Field{Name: name, Value: value} }
 
-// waitFor is how long tests wait for what must happen.
-const waitFor = 10 * time.Second
-
 // peer is the origin's end of one connection.
 type peer struct {
 	net.Conn
