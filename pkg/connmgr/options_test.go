@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestOptions(t *testing.T) {
@@ -47,6 +48,7 @@ func TestMetricsRegister(t *testing.T) {
 	c := r.dial()
 	c.get("/")
 	c.expect(echoed("GET / "))
+	poll.Until(t, "what was sent is counted", func() bool { return r.s.metrics.bytesOut.n.Load() > 0 })
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
