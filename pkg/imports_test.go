@@ -28,6 +28,7 @@ var packages = []struct {
 	{"pkg/http1", "HTTP/1 heads and bodies", []string{"pkg/frame"}},
 	{"pkg/grip", "GRIP as the protocol document has it", []string{"pkg/frame"}},
 	{"pkg/wsevents", "WebSocket-over-HTTP bodies", nil},
+	{"pkg/loglimit", "how often strangers may fill the log", nil},
 	{"pkg/hook", "what makers and senders of webhooks agree on", nil},
 	{"pkg/publish", "published items", []string{"pkg/frame", "pkg/hook", "pkg/tnet"}},
 	{"pkg/route", "the routes file", nil},
@@ -42,7 +43,7 @@ var packages = []struct {
 	{"pkg/wsoverhttp", "one WebSocket client as a row of requests", []string{"pkg/wsevents", "pkg/grip"}},
 
 	// Services: sockets, each with one owner.
-	{"pkg/bus", "frames between processes", nil},
+	{"pkg/bus", "frames between processes", []string{"pkg/loglimit"}},
 	{"pkg/bus/bustest", "the bus in memory, for tests", []string{"pkg/bus", "test/poll"}},
 	{"pkg/webhook", "durable delivery to HTTP endpoints", []string{"pkg/frame", "pkg/hook", "pkg/http1"}},
 	{"pkg/origin", "requests to origins over kept connections", []string{"pkg/frame", "pkg/http1", "pkg/netpolicy"}},
@@ -57,13 +58,13 @@ var packages = []struct {
 	{"pkg/daemon", "log, signals, start and stop", nil},
 
 	// Processes. None imports another: they meet in frame.
-	{"pkg/connmgr", "clients", []string{"pkg/bus", "pkg/exchange", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/sockjs", "pkg/unixsock", "pkg/wheel", "pkg/wsconn", "pkg/wsevents"}},
+	{"pkg/connmgr", "clients", []string{"pkg/bus", "pkg/exchange", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/loglimit", "pkg/sockjs", "pkg/unixsock", "pkg/wheel", "pkg/wsconn", "pkg/wsevents"}},
 	{"pkg/proxy", "routes and origins", []string{
 		"pkg/bus", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/netpolicy", "pkg/origin", "pkg/route", "pkg/sockjs",
 		"pkg/wheel", "pkg/wsconn", "pkg/wsevents", "pkg/wsoverhttp",
 	}},
 	{"pkg/handler", "subscriptions and delivery", []string{
-		"pkg/bus", "pkg/channel", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/hook", "pkg/http1", "pkg/publish", "pkg/tnet",
+		"pkg/bus", "pkg/channel", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/hook", "pkg/http1", "pkg/loglimit", "pkg/publish", "pkg/tnet",
 		"pkg/unixsock", "pkg/wheel",
 	}},
 	{"pkg/zurl", "requests for others", []string{"pkg/bus", "pkg/frame", "pkg/http1", "pkg/netpolicy", "pkg/outbound", "pkg/webhook", "pkg/zhttp"}},

@@ -16,6 +16,8 @@ import (
 	"github.com/go-zeromq/zmq4"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/semaphore"
+
+	"github.com/holdfast/holdfast/pkg/loglimit"
 )
 
 // Limits bounds what a socket takes from its peers and keeps for them. A zero
@@ -76,7 +78,7 @@ type socket struct {
 	typ    zmq4.SocketType
 	opt    SocketOptions
 	log    *slog.Logger
-	warned warnLimit
+	warned loglimit.Limit
 	m      *socketMetrics
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -346,29 +348,9 @@ func (s *socket) serve(c *peerConn) {
 // warn logs what strangers may cause as often as they like: once a second, with
 // the number of lines that were left out.
 func (s *socket) warn(text string, args ...any) {
-	if skipped, ok := s.warned.allow(time.Now()); ok {
+	if skipped, ok := s.warned.Allow(time.Now()); ok {
 		s.log.Warn(text, append(args, "not_logged", skipped)...)
 	}
-}
-
-// warnLimit lets one line a second through.
-type warnLimit struct {
-	mu      sync.Mutex // a leaf: it may be taken with any other held
-	next    time.Time
-	skipped int
-}
-
-// allow reports whether to log now, and how many lines were left out before.
-func (l *warnLimit) allow(now time.Time) (skipped int, ok bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if now.Before(l.next) {
-		l.skipped++
-		return 0, false
-	}
-	skipped = l.skipped
-	l.next, l.skipped = now.Add(time.Second), 0
-	return skipped, true
 }
 
 func (s *socket) read(c *peerConn) error {

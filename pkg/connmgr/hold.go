@@ -221,7 +221,7 @@ func (w *writer) makeRoom(h *hold, n int) bool {
 // cutSlow ends a hold whose backlog is full.
 func (w *writer) cutSlow(h *hold) {
 	w.s.metrics.slow.Inc()
-	if skipped, ok := w.s.slowLog.allow(w.now); ok {
+	if skipped, ok := w.s.slowLog.Allow(w.now); ok {
 		w.s.log.Warn("client reads too slowly, its hold ends", "exchange", h.x.id, "client", h.c.peer, "not_logged", skipped)
 	}
 	w.cut(h, frame.ReasonBacklogFull)

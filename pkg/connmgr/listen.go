@@ -78,7 +78,7 @@ func (s *Server) accept(l *listener) error {
 			}
 			// Out of descriptors, or the client has left already: both pass.
 			s.metrics.acceptErrors.Inc()
-			if skipped, ok := s.acceptLog.allow(time.Now()); ok {
+			if skipped, ok := s.acceptLog.Allow(time.Now()); ok {
 				s.log.Warn("accept", "err", err, "not_logged", skipped)
 			}
 			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
@@ -108,7 +108,7 @@ func (s *Server) accept(l *listener) error {
 // if there is hope.
 func (s *Server) awaitSlot(patient bool) bool {
 	s.metrics.full.Inc()
-	if skipped, ok := s.acceptLog.allow(time.Now()); ok {
+	if skipped, ok := s.acceptLog.Allow(time.Now()); ok {
 		s.log.Warn("as many clients as allowed are connected, more are turned away", "limit", s.opt.MaxConns, "not_logged", skipped)
 	}
 	if !s.makeRoom(time.Now()) && !patient {
@@ -238,7 +238,7 @@ func (c *conn) handshake() bool {
 		return true
 	}
 	c.s.metrics.handshakeErrors.Inc()
-	if skipped, ok := c.s.badLog.allow(time.Now()); ok {
+	if skipped, ok := c.s.badLog.Allow(time.Now()); ok {
 		c.s.log.Debug("TLS handshake", "client", c.peer, "err", err, "not_logged", skipped)
 	}
 	var re tls.RecordHeaderError

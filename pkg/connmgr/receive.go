@@ -161,7 +161,7 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 
 func (s *Server) badFrame(from bus.Peer, what, detail string) {
 	s.metrics.badFrames.Inc()
-	if skipped, ok := s.busLog.allow(time.Now()); ok {
+	if skipped, ok := s.busLog.Allow(time.Now()); ok {
 		s.log.Warn(what, "peer", from.Name, "detail", detail, "not_logged", skipped)
 	}
 }

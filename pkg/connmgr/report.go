@@ -2,7 +2,6 @@ package connmgr
 
 import (
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
@@ -193,20 +192,4 @@ func (t *tally) flush() {
 	clear(t.bySrc)
 	clear(t.index)
 	t.n = 0
-}
-
-// logLimit lets one event a second through and counts the others.
-type logLimit struct {
-	next    atomic.Pointer[time.Time] // a Time has the monotonic clock, too; nil: now
-	skipped atomic.Int64
-}
-
-// allow reports whether to log now, and how many were not logged before.
-func (l *logLimit) allow(now time.Time) (skipped int64, ok bool) {
-	at, next := l.next.Load(), now.Add(time.Second)
-	if at != nil && now.Before(*at) || !l.next.CompareAndSwap(at, &next) {
-		l.skipped.Add(1)
-		return 0, false
-	}
-	return l.skipped.Swap(0), true
 }

@@ -138,7 +138,7 @@ func (c *conn) readHead(st *session) (head *http1.RequestHead, ok bool, end outc
 // the connection must end.
 func (c *conn) refuse(st *session, code int, text string) outcome {
 	c.s.metrics.refused(code)
-	if skipped, ok := c.s.badLog.allow(time.Now()); ok {
+	if skipped, ok := c.s.badLog.Allow(time.Now()); ok {
 		c.s.log.Debug("request refused", "client", c.peer, "status", code, "text", text, "not_logged", skipped)
 	}
 	c.closeAfter = true

@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
+	"github.com/holdfast/holdfast/pkg/loglimit"
 )
 
 // Server is one connmgr.
@@ -52,7 +53,7 @@ type Server struct {
 	running   atomic.Bool
 	closeOnce sync.Once
 
-	badLog, acceptLog, slowLog, busLog logLimit
+	badLog, acceptLog, slowLog, busLog loglimit.Limit
 
 	mu        sync.Mutex
 	exchanges map[uint64]*exch
@@ -109,7 +110,7 @@ func New(opt Options) (*Server, error) {
 		},
 		onDrop: func(p *peer) {
 			s.metrics.outboxDropped.Inc()
-			if skipped, ok := s.busLog.allow(time.Now()); ok {
+			if skipped, ok := s.busLog.Allow(time.Now()); ok {
 				s.log.Error("frame dropped: peer does not take what we send", "peer", p.Name, "not_logged", skipped)
 			}
 		},

@@ -415,7 +415,7 @@ func (h *hooks) count(intake string, err error) {
 	}
 	h.s.metrics.hooksFailed[intake].Inc()
 	h.s.mu.Lock()
-	skipped, ok := h.s.skipLog.allow(h.s.now())
+	skipped, ok := h.s.skipLog.Allow(h.s.now())
 	h.s.mu.Unlock()
 	if ok {
 		h.s.log.Warn("webhooks were not stored", "intake", intake, "err", err, "not_logged", skipped)

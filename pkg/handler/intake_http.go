@@ -249,7 +249,7 @@ func (s *Server) handshake(raw net.Conn) net.Conn {
 	}
 	s.metrics.invalid[intakeHTTP].Inc()
 	s.mu.Lock()
-	skipped, ok := s.skipLog.allow(s.now())
+	skipped, ok := s.skipLog.Allow(s.now())
 	s.mu.Unlock()
 	if ok {
 		s.log.Warn("control API: no TLS connection", "client", raw.RemoteAddr().String(), "err", err, "not_logged", skipped)

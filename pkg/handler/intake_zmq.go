@@ -129,7 +129,7 @@ func (s *Server) subLoop(ctx context.Context, sub *bus.Sub) error {
 func (s *Server) skip(intake, text string) {
 	s.metrics.invalid[intake].Inc()
 	s.mu.Lock()
-	skipped, ok := s.skipLog.allow(s.now())
+	skipped, ok := s.skipLog.Allow(s.now())
 	s.mu.Unlock()
 	if ok && skipped > 0 {
 		s.log.Warn(text, "not_logged", skipped)

@@ -88,7 +88,7 @@ func (s *Server) enqueue(it *publish.Item, f *publish.Format, g *group) {
 		if isDelivery(f, g.Key.mode) {
 			s.dropped(it, frame.ReasonRate, j.n)
 		}
-		if skipped, ok := s.rateLog.allow(s.now()); ok {
+		if skipped, ok := s.rateLog.Allow(s.now()); ok {
 			s.log.Warn("exceeded publish hwm, dropping message", "hwm", l.hwm, "route", g.Key.route.Value(), "channel", it.Channel, "not_logged", skipped)
 		}
 		return
@@ -167,21 +167,4 @@ func (s *Server) runJob(j *job) {
 	if isDelivery(j.f, j.key.mode) && missing > 0 {
 		s.dropped(j.it, frame.ReasonClientGone, missing)
 	}
-}
-
-// logLimit lets one line a second through.
-type logLimit struct {
-	next    time.Time
-	skipped int
-}
-
-// allow reports whether to log now, and how many lines were left out before.
-func (l *logLimit) allow(now time.Time) (skipped int, ok bool) {
-	if now.Before(l.next) {
-		l.skipped++
-		return 0, false
-	}
-	skipped = l.skipped
-	l.next, l.skipped = now.Add(time.Second), 0
-	return skipped, true
 }

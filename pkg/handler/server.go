@@ -12,6 +12,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/channel"
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/loglimit"
 	"github.com/holdfast/holdfast/pkg/unixsock"
 	"github.com/holdfast/holdfast/pkg/wheel"
 )
@@ -45,9 +46,9 @@ type Server struct {
 	taps      taps
 	receipt   receipt // of the item that is being published, if it is wanted
 	limiter   limiter
-	rateLog   logLimit
-	sendLog   logLimit
-	skipLog   logLimit
+	rateLog   loglimit.Limit
+	sendLog   loglimit.Limit
+	skipLog   loglimit.Limit
 	updates   updateQueue
 	firsts    []first
 	timers    *wheel.Wheel[*hold] // next links
@@ -296,7 +297,7 @@ func (s *Server) send(to string, f frame.Frame) error {
 	}
 	if err != nil {
 		s.metrics.sendErrors.Inc()
-		if skipped, ok := s.sendLog.allow(s.now()); ok {
+		if skipped, ok := s.sendLog.Allow(s.now()); ok {
 			s.log.Warn("frame not sent", "peer", to, "frame", f.Type().String(), "err", err, "not_logged", skipped)
 		}
 	}
