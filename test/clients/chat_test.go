@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -119,7 +120,19 @@ func TestExampleChat(t *testing.T) {
 	ada.hears(`{"from":"Zoë","text":"hi Ada"}`)
 	b.shows(messages, "Zoë: hi Ada")
 
-	// The backend is gone for a moment. What is said meanwhile is not lost.
+	// The backend is gone for a moment. What is said meanwhile is not lost. It has
+	// nothing under way then: a request that it takes with it is made once more, and
+	// a client whose request is cut off twice is let go.
+	if *target == string(stack.Holdfast) { // others do not tell
+		poll.Until(t, "the backend has answered", func() bool {
+			m, err := s.Metrics("proxy.0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			open, idle := m["holdfast_origin_connections_open"], m["holdfast_origin_connections_idle"]
+			return open > 0 && open == idle
+		})
+	}
 	if err := syscall.Kill(backend.Process.Pid, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
@@ -127,16 +140,15 @@ func TestExampleChat(t *testing.T) {
 	ada.say("still there?")
 	b.eval(`document.getElementById('text').value = 'me too'; document.querySelector('button').click(); ''`)
 	chatBackend(t, s, port)
-	// What it had published without having answered the request comes twice.
 	due := map[string]bool{`{"from":"Ada","text":"still there?"}`: true, `{"from":"Zoë","text":"me too"}`: true}
 	for len(due) > 0 {
 		got := ada.next()
-		if !due[got] && got != `{"from":"Zoë","text":"hi Ada"}` {
+		if !due[got] {
 			t.Fatalf("Ada got %s, but not yet %v", got, due)
 		}
 		delete(due, got)
 	}
-	b.shows(`String(new Set(`+messages+`.split('|')).size)`, "3")
+	b.shows(`String(`+messages+`.split('|').length)`, "3")
 	b.shows(`document.getElementById('state').textContent`, "connected")
 	ada.say("close")
 	ada.hears("close 1000")
