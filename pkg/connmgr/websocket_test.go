@@ -1008,7 +1008,7 @@ func TestWebSocketCompressedDataEndsBeforeItsFrame(t *testing.T) {
 func TestWebSocketAfterLongPoll(t *testing.T) {
 	r := newWSRig(t)
 	if r.s.poller == nil {
-		t.Skip("there is no poller on this system")
+		t.Skip("this system has no poller, as only Linux has one: a connection has a goroutine there, before and after")
 	}
 	c := &wsClient{client: r.dial(), p: r.p}
 	id := r.hold(r.p, r.h, c.client, frame.Hold{Mode: frame.ModeResponse, Millis: 60_000, Code: 200, Groups: []string{"g"}})

@@ -9,22 +9,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
-
-// eventually polls until ok says yes.
-func eventually(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(20 * time.Millisecond) { // poll
-		if time.Now().After(end) {
-			t.Fatalf("not within a minute: %s", what)
-		}
-	}
-}
 
 // works checks that a held client gets a message, that another one can be held,
 // and that requests are answered.
@@ -87,7 +77,7 @@ func TestLogDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, name := range programs {
-		eventually(t, name+" has its log file anew", func() bool {
+		poll.Until(t, name+" has its log file anew", func() bool {
 			_, err := os.Stat(filepath.Join(s.Dir, "log", name+".log"))
 			return err == nil
 		})
@@ -99,7 +89,7 @@ func TestLogDiskFull(t *testing.T) {
 	}
 	works(t, s, c, 2)
 	for _, name := range []string{"handler", "proxy"} { // they log what was done just now
-		eventually(t, name+" writes its log", func() bool {
+		poll.Until(t, name+" writes its log", func() bool {
 			text, err := os.ReadFile(filepath.Join(s.Dir, "log", name+".log"))
 			return err == nil && len(text) > 0
 		})
@@ -164,7 +154,7 @@ func TestRunDirectoryFull(t *testing.T) {
 		if err := syscall.Kill(old, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, name+" is replaced", func() bool {
+		poll.Until(t, name+" is replaced", func() bool {
 			pid, ok := s.Children()[name]
 			return ok && pid != old
 		})

@@ -25,6 +25,8 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/wsconn"
+	"github.com/holdfast/holdfast/test/need"
+	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
 
@@ -192,19 +194,13 @@ func TestJunkOnEverySocket(t *testing.T) {
 		t.Error(text)
 	}
 	for _, p := range before {
-		last := 0.0
-		for end := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) { // poll
+		poll.Works(t, p.Name+" closes its files", func() error {
 			m, err := s.Metrics(p.Name + ".0")
-			if err == nil {
-				if last = m["process_open_fds"]; last < 60 {
-					break
-				}
+			if open := m["process_open_fds"]; err == nil && open >= 60 {
+				err = fmt.Errorf("%v are open", open)
 			}
-			if time.Now().After(end) {
-				t.Errorf("%s still has %v open files, %v", p.Name, last, err)
-				break
-			}
-		}
+			return err
+		})
 	}
 	if err := s.Accounts(t.Context(), true); err != nil {
 		t.Error(err)
@@ -469,10 +465,7 @@ func TestZipBomb(t *testing.T) {
 
 // Slow heads, slow bodies and slow readers, hundreds of each, keep nobody out.
 func TestSlowClients(t *testing.T) {
-	path, err := exec.LookPath("slowhttptest")
-	if err != nil {
-		t.Skip("slowhttptest is not installed")
-	}
+	need.Program(t, "slowhttptest", "slowhttptest")
 	origin := newBackend(t)
 	s := start(t, []string{"connmgr/header_timeout=5", "connmgr/body_timeout=5", "connmgr/write_timeout=5"}, "* "+origin.addr)
 	one(t, s, "handler")
@@ -481,7 +474,7 @@ func TestSlowClients(t *testing.T) {
 		"header": {"-H"}, "body": {"-B"}, "range": {"-R"}, "read": {"-X", "-w", "1", "-y", "10", "-n", "2", "-z", "1", "-k", "3"},
 	} {
 		args = append(args, "-c", "500", "-r", "200", "-i", "2", "-l", "12", "-x", "10", "-p", "3", "-u", "http://"+s.HTTP+"/plain")
-		out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput()
+		out, err := exec.CommandContext(t.Context(), "slowhttptest", args...).CombinedOutput()
 		if err != nil && len(out) == 0 {
 			t.Errorf("%s: %v", name, err)
 		}
