@@ -183,6 +183,8 @@ type coder interface {
 	beginGroup()
 	// end ends the list or group that was begun last.
 	end()
+	// ok reports whether there was no error so far. The writer has none.
+	ok() bool
 }
 
 // maxNesting is how deep lists and groups are nested in any frame, and one more.
@@ -256,6 +258,8 @@ func (w *writer) push(o open) {
 	w.n = 0
 }
 
+func (w *writer) ok() bool { return true }
+
 func (w *writer) end() {
 	w.depth--
 	o := w.open[w.depth]
@@ -305,6 +309,8 @@ func (r *reader) fail(format string, args ...any) {
 		r.err = fmt.Errorf("%w: at byte %d: %s", ErrMalformed, r.offset(), fmt.Sprintf(format, args...))
 	}
 }
+
+func (r *reader) ok() bool { return r.err == nil }
 
 func (r *reader) offset() int { return len(r.b) - r.src.Len() }
 
@@ -498,13 +504,22 @@ func u32(c coder, v *uint32) { *v = uint32(min(c.num(uint64(*v)), math.MaxUint32
 func list[T any](c coder, v *[]T, item func(e *T)) {
 	n := c.begin(len(*v))
 	if n > len(*v) { // the reader's is empty
-		*v = make([]T, n)
+		*v = make([]T, 0, min(n, firstElements))
 	}
-	for i := range *v {
+	for i := 0; i < n && c.ok(); i++ {
+		if i == len(*v) {
+			var e T
+			*v = append(*v, e)
+		}
 		item(&(*v)[i])
 	}
 	c.end()
 }
+
+// firstElements is for how many elements of a list there is room before the first
+// of them was read: that there are more is but a claim, and an element may take a
+// hundred times the byte that it needs at least.
+const firstElements = 256
 
 func strs(c coder, v *[]string)  { list(c, v, func(e *string) { c.str(e) }) }
 func uints(c coder, v *[]uint64) { list(c, v, func(e *uint64) { c.uint(e) }) }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -222,6 +223,30 @@ func TestAllocations(t *testing.T) {
 }
 
 var sink []byte
+
+// A list takes memory for what was read of it, not for what it claims to hold.
+func TestListClaims(t *testing.T) {
+	b := []byte{array16, 0, 2, byte(TypeReport), 0xdd, 0, 0x10, 0, 0} // MaxList outcomes
+	b = append(b, bytes.Repeat([]byte{0xc1}, MaxList)...)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := Decode(b); !errors.Is(err, ErrMalformed) {
+		t.Errorf("decode: %v", err)
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
+		t.Errorf("allocates %d bytes for a list without a proper element", n)
+	}
+
+	long := &Report{Outcomes: make([]Outcome, 10*firstElements)}
+	for i := range long.Outcomes {
+		long.Outcomes[i].Pub = uint64(i)
+	}
+	got, err := Decode(Encode(long))
+	if d := cmp.Diff(Frame(long), got); d != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, d)
+	}
+}
 
 func FuzzDecode(f *testing.F) {
 	for _, fr := range allFrames() {
