@@ -463,29 +463,66 @@ func TestZipBomb(t *testing.T) {
 	alive(t, s, before)
 }
 
-// Slow heads, slow bodies and slow readers, hundreds of each, keep nobody out.
+// Slow heads, slow bodies and slow readers come, more of them than there is room
+// for. They are ended in time, and meanwhile a client that is not slow gets its
+// answer, though not always at once.
 func TestSlowClients(t *testing.T) {
 	need.Program(t, "slowhttptest", "slowhttptest")
+	const room, slow = 50, 150
 	origin := newBackend(t)
-	s := start(t, []string{"connmgr/header_timeout=5", "connmgr/body_timeout=5", "connmgr/write_timeout=5"}, "* "+origin.addr)
+	s := start(t, []string{
+		fmt.Sprint("runner/client_maxconn=", room), "connmgr/header_timeout=5", "connmgr/body_timeout=5", "connmgr/write_timeout=5",
+	}, "* "+origin.addr)
 	one(t, s, "handler")
 	before := s.Processes()
+	metric := func(name string) float64 {
+		m, err := s.Metrics("connmgr.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m["holdfast_connmgr_"+name]
+	}
 	for name, args := range map[string][]string{
-		"header": {"-H"}, "body": {"-B"}, "range": {"-R"}, "read": {"-X", "-w", "1", "-y", "10", "-n", "2", "-z", "1", "-k", "3"},
+		"header": {"-H", "-i", "2", "-u", "http://" + s.HTTP + "/plain"}, // each goes on, and is too late all the same
+		"body":   {"-B", "-i", "30", "-u", "http://" + s.HTTP + "/plain"},
+		"read":   {"-X", "-w", "1", "-y", "10", "-n", "30", "-z", "1", "-u", "http://" + s.HTTP + "/large"},
 	} {
-		args = append(args, "-c", "500", "-r", "200", "-i", "2", "-l", "12", "-x", "10", "-p", "3", "-u", "http://"+s.HTTP+"/plain")
-		out, err := exec.CommandContext(t.Context(), "slowhttptest", args...).CombinedOutput()
-		if err != nil && len(out) == 0 {
-			t.Errorf("%s: %v", name, err)
-		}
-		if strings.Contains(string(out), "service available:") && strings.Contains(string(out), "NO") {
-			t.Errorf("%s: the service was not available:\n%s", name, out)
-		}
-		r := &reader{delays: new(delays)}
-		visit(t.Context(), s, r)
-		for _, text := range r.wrong {
-			t.Errorf("during slow %s: %s", name, text)
-		}
+		t.Run(name, func(t *testing.T) {
+			waited := metric("connections_waited_total")
+			var out bytes.Buffer
+			// They would stay for ten minutes.
+			cmd := exec.CommandContext(t.Context(), "slowhttptest", append(args, "-c", fmt.Sprint(slow), "-r", fmt.Sprint(slow), "-l", "600", "-x", "10", "-p", "60")...)
+			cmd.Stdout, cmd.Stderr = &out, &out
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			ended := make(chan error, 1)
+			go func() { ended <- cmd.Wait() }()
+			defer func() {
+				_ = cmd.Process.Kill()
+				<-ended
+				if t.Failed() {
+					t.Logf("slowhttptest:\n%s", out.Bytes())
+				}
+			}()
+			poll.Until(t, "there is no room left", func() bool { return metric("connections_waited_total") > waited })
+			served := 0
+			poll.Works(t, "a good client is served", func() error {
+				r := &reader{delays: new(delays)}
+				visit(t.Context(), s, r)
+				if len(r.wrong) == 0 {
+					served++
+				} else if served == 0 {
+					return errors.New(r.wrong[0])
+				}
+				// Nobody but connmgr ends them.
+				if n := metric("connections"); n > 1 {
+					return fmt.Errorf("%d answers, and %v slow clients are left", served, n)
+				}
+				return nil
+			})
+			t.Logf("%v waited, %v turned away", metric("connections_waited_total")-waited, metric("connections_turned_away_total"))
+		})
 	}
 	alive(t, s, before)
 }

@@ -88,6 +88,7 @@ func (b *backend) forget(channel string) {
 // ServeHTTP implements http.Handler.
 //
 //	/plain               no hold
+//	/large               no hold, and more than sockets keep
 //	/stream?channel=     a stream
 //	/follow?channel=&after=  a stream with a position and a next link
 //	/poll?channel=&after=    a long poll with a position
@@ -105,6 +106,8 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "/plain":
 		_, _ = io.Copy(io.Discard, r.Body)
 		fmt.Fprintln(w, "plain")
+	case "/large":
+		_, _ = io.WriteString(w, strings.Repeat("large\n", 1<<20))
 	case "/stream":
 		w.Header().Set("Grip-Hold", "stream")
 		w.Header().Set("Grip-Channel", channel)
