@@ -16,8 +16,11 @@ import (
 // "handler.0". The keys are those of the text format, labels included.
 func (s *Stack) Metrics(instance string) (map[string]float64, error) {
 	found, err := filepath.Glob(filepath.Join(s.Dir, "run", "*"+instance+"-admin"))
-	if err != nil || len(found) != 1 {
-		return nil, fmt.Errorf("admin sockets of %s: %v, %w", instance, found, err)
+	if err != nil {
+		return nil, err
+	}
+	if len(found) != 1 {
+		return nil, fmt.Errorf("admin sockets of %s: %q", instance, found)
 	}
 	hc := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{
 		DialContext:       func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", found[0]) },

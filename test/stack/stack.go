@@ -9,9 +9,11 @@ package stack
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -407,6 +409,14 @@ func (s *Stack) Ready(ctx context.Context, wait time.Duration) error {
 }
 
 func (s *Stack) probe() error {
+	if s.Kind == Holdfast { // clients can be served before zurl is there
+		for _, kind := range []string{"connmgr", "proxy", "handler", "zurl"} {
+			files, err := filepath.Glob(filepath.Join(s.Dir, "run", "*"+kind+"*.ready"))
+			if err != nil || len(files) == 0 {
+				return fmt.Errorf("%s is not ready: %w", kind, cmp.Or(err, fs.ErrNotExist))
+			}
+		}
+	}
 	for _, addr := range []string{s.Control, s.Push, s.Sub, s.Command} {
 		c, err := net.DialTimeout("tcp", addr, time.Second)
 		if err != nil {
