@@ -38,7 +38,7 @@ type conn struct {
 	req        *request     // current request, for as long as it may be sent again
 	retry      *frame.Retry // set by the writer: send req again
 	inExch     *exch        // current ordinary exchange, for cleaning up
-	idle       atomic.Int64 // since when it waits for a request, in Unix nanoseconds; 0 if it does not
+	idle       atomic.Int64 // since when it waits for a request, as monotonic says; 0 if it does not
 	served     atomic.Bool  // it had one; likewise
 	mu         sync.Mutex   // guards what follows
 	after      afterHold    // what the watching goroutine shall do

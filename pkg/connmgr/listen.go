@@ -137,7 +137,7 @@ func (s *Server) makeRoom(now time.Time) bool {
 	tries := 0
 	for c := range s.table { // which begins anywhere
 		since := c.idle.Load()
-		if since != 0 && now.UnixNano()-since >= int64(s.opt.FullWait) && c.idle.CompareAndSwap(since, now.UnixNano()) {
+		if since != 0 && monotonic(now)-since >= int64(s.opt.FullWait) && c.idle.CompareAndSwap(since, monotonic(now)) {
 			_ = c.sock.SetReadDeadline(past)
 			return true
 		}

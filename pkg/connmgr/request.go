@@ -91,7 +91,7 @@ func (c *conn) readHead(st *session) (head *http1.RequestHead, ok bool, end outc
 	s := c.s
 	if st.br.Buffered() == 0 {
 		now := time.Now()
-		c.idle.Store(now.UnixNano())
+		c.idle.Store(monotonic(now))
 		err := c.sock.SetReadDeadline(now.Add(s.opt.IdleTimeout))
 		// Drain sets its mark before it looks for idle connections. One that becomes
 		// idle after that is new, or was answered just before, so its client was not
@@ -381,7 +381,7 @@ type upload struct {
 	// complete is set before the last part is sent, so that it is known when the
 	// response to it comes.
 	complete atomic.Bool
-	// waits is since when it has waited for credit, in Unix nanoseconds; 0: it does
+	// waits is since when it has waited for credit, as monotonic says; 0: it does
 	// not.
 	waits atomic.Int64
 
@@ -398,7 +398,7 @@ func (u *upload) run() {
 	buf := bodyParts.Get().(*[frame.MaxBodyPart]byte)
 	defer bodyParts.Put(buf)
 	for {
-		u.waits.Store(time.Now().UnixNano())
+		u.waits.Store(monotonic(time.Now()))
 		n, err := u.x.window.Take(u.c.s.ctx, len(buf))
 		u.waits.Store(0)
 		if err != nil {
@@ -437,7 +437,8 @@ func (u *upload) stuck(heard time.Time) time.Duration {
 	if since == 0 {
 		return 0
 	}
-	return min(time.Since(time.Unix(0, since)), time.Since(heard))
+	now := time.Now()
+	return min(time.Duration(monotonic(now)-since), now.Sub(heard))
 }
 
 func (u *upload) setDeadline() error {

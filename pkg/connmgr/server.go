@@ -17,6 +17,13 @@ import (
 	"github.com/holdfast/holdfast/pkg/loglimit"
 )
 
+// began is when this process did, more or less.
+var began = time.Now()
+
+// monotonic returns nanoseconds, above 0, that go on evenly when the system's
+// clock is set.
+func monotonic(now time.Time) int64 { return max(1, int64(now.Sub(began))) }
+
 // Server is one connmgr.
 type Server struct {
 	// Set once.
