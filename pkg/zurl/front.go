@@ -361,10 +361,14 @@ func (f *front) register(s *session) bool {
 	return true
 }
 
-// forget takes s out.
-func (f *front) forget(s *session) {
+// forget takes s out and calls last, which sends its last packet. Both are one
+// step for the other sockets: the client may use the id again as soon as it has the
+// packet, and what it sent before that must not be answered, as of nobody's
+// session, before it.
+func (f *front) forget(s *session, last func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	defer last()
 	if _, ok := f.open[s]; !ok {
 		return
 	}

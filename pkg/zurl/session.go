@@ -186,12 +186,12 @@ func (s *session) end(last *zhttp.Response, result string) {
 		s.mu.Unlock()
 		return
 	}
-	// The client may use the id again as soon as it has the packet.
 	s.over = true
-	s.f.forget(s)
-	if last != nil {
-		s.sendLocked(last)
-	}
+	s.f.forget(s, func() {
+		if last != nil {
+			s.sendLocked(last)
+		}
+	})
 	s.queue, s.queued = nil, 0
 	s.changed.Broadcast()
 	then := s.onEnd
