@@ -644,15 +644,8 @@ func TestWebSocketOverHTTPComesBack(t *testing.T) {
 		e.answer("")
 		within(t, e.reqs)
 	}
-	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) { // poll
-		n := testutil.ToFloat64(r.srv.metrics.open)
-		if n == 1 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%v exchanges are open, want 1", n)
-		}
-	}
+	poll.Until(t, "the exchange is the only open one", func() bool { return testutil.ToFloat64(r.srv.metrics.open) == 1 })
+
 	e.answer("")
 	y.text("world")
 	for !strings.Contains(within(t, e.reqs).body, event("TEXT", "world")) {
