@@ -372,6 +372,28 @@ func TestStreamWhole(t *testing.T) {
 }
 
 // A streamed response moves by the client's credits, the head included.
+// Nobody finds a session gone before its last packet is on its way: what its client
+// sent before that would be answered with "cancel", ahead of it.
+func TestLastPacketFirst(t *testing.T) {
+	f := newFrontRig(t, zhttp.JSON, nil).server.front
+	s := f.newSession(&zhttp.Request{From: "somebody", IDs: []zhttp.ID{{ID: "1"}}}, zhttp.JSON)
+	s.kind, s.id = kindHTTP, zhttp.ID{ID: "1"}
+	if !f.register(s) {
+		t.Fatal("not registered")
+	}
+	defer s.end(nil, resultCancelled)
+	sent := false
+	f.forget(s, func() {
+		if sent = true; f.mu.TryLock() {
+			f.mu.Unlock()
+			t.Error("others can look for the session")
+		}
+	})
+	if !sent || f.find("somebody", "1") != nil {
+		t.Error("the session is not over")
+	}
+}
+
 func TestStreamDown(t *testing.T) {
 	large := strings.Repeat("0123456789", 30_000)
 	origin := serve(t, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, large) })

@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -34,13 +33,9 @@ func TestTwoInARow(t *testing.T) {
 			holds(w, r)
 			return
 		}
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
+		events, ok := readEvents(t, r)
+		if !ok {
 			return
-		}
-		events, err := wsevents.Decode(body)
-		if err != nil {
-			t.Errorf("request %q: %v", body, err)
 		}
 		mu.Lock()
 		ids[r.Header.Get("Connection-Id")] = true

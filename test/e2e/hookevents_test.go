@@ -5,7 +5,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -71,13 +70,9 @@ func switching(t *testing.T) string {
 			holds(w, r)
 			return
 		}
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
+		events, ok := readEvents(t, r)
+		if !ok {
 			return
-		}
-		events, err := wsevents.Decode(body)
-		if err != nil {
-			t.Errorf("request %q: %v", body, err)
 		}
 		var out []byte
 		for _, e := range events {

@@ -20,20 +20,29 @@ import (
 	"github.com/holdfast/holdfast/test/stack"
 )
 
+// readEvents reads the events of a request. ok is false if it broke off, as when
+// the proxy is killed.
+func readEvents(t *testing.T, r *http.Request) (events []wsevents.Event, ok bool) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, false
+	}
+	if events, err = wsevents.Decode(body); err != nil {
+		t.Errorf("request %q: %v", body, err)
+	}
+	return events, true
+}
+
 // eventsOrigin is a backend without a state of its own: it subscribes whoever
 // connects to the channel of the query, and answers each message with the same.
 func eventsOrigin(t *testing.T, replayed *atomic.Int64) string {
 	return origin(t, func(w http.ResponseWriter, r *http.Request) {
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			return // the proxy was killed
+		events, ok := readEvents(t, r)
+		if !ok {
+			return
 		}
 		if r.Header.Get("Content-Bytes-Replayed") != "" {
 			replayed.Add(1)
-		}
-		events, err := wsevents.Decode(body)
-		if err != nil {
-			t.Errorf("request %q: %v", body, err)
 		}
 		var out []byte
 		for _, e := range events {

@@ -73,16 +73,7 @@ func flood(t *testing.T, s *stack.Stack, channel string, items int, body string)
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	push, err := bus.NewPush(bus.SocketOptions{Name: "push", Connect: []string{"tcp://" + s.Push}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = push.Close() }()
-	pub, err := bus.NewPub(bus.SocketOptions{Name: "pub", Connect: []string{"tcp://" + s.Sub}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = pub.Close() }()
+	push, pub := publishers(t, s)
 	message := func(way string, n int) string {
 		return fmt.Sprintf(`{"channel":%q,"id":"%s-%d","formats":{"http-stream":{"content":"%s %d %s\n"}}}`, channel, way, n, way, n, body)
 	}

@@ -23,7 +23,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
@@ -71,16 +70,7 @@ func TestKills(t *testing.T) {
 	}, "* "+origin.addr+",over_http")
 
 	hooks := newHooks(t, s, "http-0", "push-0")
-	push, err := bus.NewPush(bus.SocketOptions{Name: "push", Connect: []string{"tcp://" + s.Push}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = push.Close() }()
-	pub, err := bus.NewPub(bus.SocketOptions{Name: "pub", Connect: []string{"tcp://" + s.Sub}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = pub.Close() }()
+	push, pub := publishers(t, s)
 
 	var intakes []*intake
 	for i := range 2 {

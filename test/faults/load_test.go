@@ -20,6 +20,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/wsevents"
 	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
@@ -408,4 +409,20 @@ var posts = &http.Client{Transport: &http.Transport{
 func item(channel string, n int, text string) string {
 	return fmt.Sprintf(`{"channel":%q,"id":"%d","prev-id":"%d","formats":{"http-stream":{"content":%q},"http-response":{"body":%q},"ws-message":{"content":%q}}}`,
 		channel, n, n-1, text, text, strings.TrimSuffix(text, "\n"))
+}
+
+// publishers returns sockets that publish over ZeroMQ, until the test ends.
+func publishers(t *testing.T, s *stack.Stack) (*bus.Push, *bus.Pub) {
+	t.Helper()
+	push, err := bus.NewPush(bus.SocketOptions{Name: "push", Connect: []string{"tcp://" + s.Push}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = push.Close() })
+	pub, err := bus.NewPub(bus.SocketOptions{Name: "pub", Connect: []string{"tcp://" + s.Sub}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = pub.Close() })
+	return push, pub
 }
