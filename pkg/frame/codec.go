@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"sync"
+	"unsafe"
 
 	"github.com/vmihailenco/msgpack/v5"
+	"github.com/vmihailenco/msgpack/v5/msgpcode"
 )
 
 // Append appends the encoded form of f to dst. Encoding cannot fail: every
@@ -73,14 +76,15 @@ func TypeOf(b []byte) (Type, error) {
 }
 
 // Decode returns the frame that b holds. Byte slices of the result are parts of
-// b, which must not be changed afterwards; strings are copies.
+// b, which must not be changed afterwards; strings are copies. Lists may take
+// some times the memory that b has, but not more than MaxExpansion allows.
 func Decode(b []byte) (Frame, error) {
 	if len(b) > MaxFrame {
 		return nil, fmt.Errorf("%w: %d bytes, more than %d", ErrMalformed, len(b), MaxFrame)
 	}
 	r := readers.Get().(*reader)
 	defer func() { r.b = nil; readers.Put(r) }()
-	*r = reader{b: b, src: r.src, dec: r.dec}
+	*r = reader{b: b, src: r.src, dec: r.dec, spans: r.spans, room: expansion(len(b))}
 	r.start()
 	t := r.frameType()
 	if r.err != nil {
@@ -178,6 +182,9 @@ type coder interface {
 	// begin starts a list of n elements, or, to the reader, of as many as it
 	// returns. What is visited until end are its elements.
 	begin(n int) int
+	// take asks for n elements of a list that have size bytes each, and reports
+	// whether they may be allocated. Only the reader is asked.
+	take(n int, size uintptr) bool
 	// beginGroup starts an element of a list that has several fields, which is an
 	// array of its own so that it too may grow at the end.
 	beginGroup()
@@ -258,6 +265,8 @@ func (w *writer) push(o open) {
 	w.n = 0
 }
 
+func (w *writer) take(int, uintptr) bool { return false }
+
 func (w *writer) ok() bool { return true }
 
 func (w *writer) end() {
@@ -274,7 +283,10 @@ type reader struct {
 	src  *bytes.Reader
 	dec  *msgpack.Decoder
 	left int // elements of the open array not read yet
+	room int // bytes that lists may still take
 	err  error
+
+	spans []int // of header, kept from frame to frame
 
 	outer [maxNesting]int // left of the arrays around it
 	depth int
@@ -320,6 +332,20 @@ func (r *reader) next() bool {
 		return false
 	}
 	r.left--
+	return true
+}
+
+// expansion returns what the lists of a frame of n bytes may take. The smallest
+// element of a list that is ever sent takes a sixteenth of its size in memory; as
+// much again is for the arrays that a list has outgrown.
+func expansion(n int) int { return min(4<<10+32*n, MaxExpansion) }
+
+func (r *reader) take(n int, size uintptr) bool {
+	if n > r.room/int(size) { //nolint:gosec // the size of a type
+		r.fail("lists take too much memory")
+		return false
+	}
+	r.room -= n * int(size) //nolint:gosec // the size of a type
 	return true
 }
 
@@ -434,8 +460,7 @@ func (r *reader) header(v *[]Field) {
 	if n == 0 || r.err != nil {
 		return
 	}
-	var few [64]int
-	spans := few[:0]
+	spans := slices.Grow(r.spans[:0], 2*n)
 	first := r.offset()
 	for range n {
 		a, b := r.span()
@@ -444,7 +469,8 @@ func (r *reader) header(v *[]Field) {
 		}
 		spans = append(spans, a, b)
 	}
-	if r.err != nil {
+	r.spans = spans
+	if r.err != nil || !r.take(n/2, unsafe.Sizeof(Field{})) {
 		return
 	}
 	all := string(r.b[first:r.offset()])
@@ -459,7 +485,7 @@ func (r *reader) header(v *[]Field) {
 func (r *reader) begin(int) int {
 	n := -1
 	if r.next() {
-		n = r.arrayLen(MaxList)
+		n = r.arrayLen(math.MaxInt)
 	}
 	r.enter(n)
 	return max(n, 0)
@@ -483,14 +509,31 @@ func (r *reader) enter(n int) {
 
 // end passes over what a later version has added.
 func (r *reader) end() {
-	for r.left > 0 && r.err == nil {
-		r.left--
-		if err := r.dec.Skip(); err != nil {
-			r.fail("%v", err)
-		}
-	}
+	r.skip(r.left)
 	r.depth--
 	r.left = r.outer[r.depth]
+}
+
+// skip passes over n elements and what is in them. It does not call itself for
+// lists in lists, of which there may be as many as a frame has bytes.
+func (r *reader) skip(n int) {
+	for ; n > 0 && r.err == nil; n-- {
+		code, err := r.dec.PeekCode()
+		switch {
+		case err != nil:
+			r.fail("%v", err)
+		case msgpcode.IsFixedArray(code) || code == msgpcode.Array16 || code == msgpcode.Array32:
+			n += r.arrayLen(math.MaxInt)
+		case msgpcode.IsString(code) || msgpcode.IsBin(code):
+			r.span()
+		case msgpcode.IsFixedMap(code) || code == msgpcode.Map16 || code == msgpcode.Map32 || msgpcode.IsExt(code):
+			r.fail("a map or an extension, which no frame has")
+		default:
+			if err := r.dec.Skip(); err != nil {
+				r.fail("%v", err)
+			}
+		}
+	}
 }
 
 // Helpers for the narrower field types.
@@ -503,22 +546,37 @@ func u32(c coder, v *uint32) { *v = uint32(min(c.num(uint64(*v)), math.MaxUint32
 
 func list[T any](c coder, v *[]T, item func(e *T)) {
 	n := c.begin(len(*v))
-	if n > len(*v) { // the reader's is empty
-		*v = make([]T, 0, min(n, firstElements))
-	}
 	for i := 0; i < n && c.ok(); i++ {
-		if i == len(*v) {
-			var e T
-			*v = append(*v, e)
+		if i == len(*v) { // the reader's, which is empty at first
+			if i == cap(*v) && !grow(c, v, n) {
+				break
+			}
+			*v = (*v)[:i+1]
 		}
 		item(&(*v)[i])
 	}
 	c.end()
 }
 
-// firstElements is for how many elements of a list there is room before the first
-// of them was read: that there are more is but a claim, and an element may take a
-// hundred times the byte that it needs at least.
+// grow makes room for more elements of a list that claims to have n. That there
+// are so many is but a claim until they were read, so the room doubles; all of it
+// together, what was outgrown included, is less than that of 2n elements.
+func grow[T any](c coder, v *[]T, n int) bool {
+	var e T
+	if room := max(2*cap(*v), firstElements); n > 2*room {
+		n = room
+	}
+	if !c.take(n, unsafe.Sizeof(e)) {
+		return false
+	}
+	more := make([]T, len(*v), n)
+	copy(more, *v)
+	*v = more
+	return true
+}
+
+// firstElements is for about how many elements of a list there is room before the
+// first of them was read.
 const firstElements = 256
 
 func strs(c coder, v *[]string)  { list(c, v, func(e *string) { c.str(e) }) }

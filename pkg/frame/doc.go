@@ -45,10 +45,13 @@ const (
 	MaxBodyPart = 32 << 10
 	// MaxHeaders is the largest number of header fields in one frame.
 	MaxHeaders = 1024
-	// MaxList is the largest number of elements in any other list of a frame.
-	MaxList = 1 << 20
 	// MaxFrame is the largest encoded frame, in bytes.
 	MaxFrame = 8 << 20
+	// MaxExpansion is what the lists of one frame may take in memory while it is
+	// decoded, in bytes; those of a small frame 4 KiB and 32 times its size. A
+	// frame whose lists need more is malformed. Strings and byte slices do not
+	// count: they have a place in the frame, and take about as much as there.
+	MaxExpansion = 8 * MaxFrame
 )
 
 // Version is the version of the frame set. It travels in the bus envelope; an

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -224,36 +223,15 @@ func TestAllocations(t *testing.T) {
 
 var sink []byte
 
-// A list takes memory for what was read of it, not for what it claims to hold.
-func TestListClaims(t *testing.T) {
-	b := []byte{array16, 0, 2, byte(TypeReport), 0xdd, 0, 0x10, 0, 0} // MaxList outcomes
-	b = append(b, bytes.Repeat([]byte{0xc1}, MaxList)...)
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	if _, err := Decode(b); !errors.Is(err, ErrMalformed) {
-		t.Errorf("decode: %v", err)
-	}
-	runtime.ReadMemStats(&after)
-	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
-		t.Errorf("allocates %d bytes for a list without a proper element", n)
-	}
-
-	long := &Report{Outcomes: make([]Outcome, 10*firstElements)}
-	for i := range long.Outcomes {
-		long.Outcomes[i].Pub = uint64(i)
-	}
-	got, err := Decode(Encode(long))
-	if d := cmp.Diff(Frame(long), got); d != "" || err != nil {
-		t.Errorf("%v (-want +got):\n%s", err, d)
-	}
-}
-
 func FuzzDecode(f *testing.F) {
 	for _, fr := range allFrames() {
 		f.Add(Encode(fr))
 	}
+	for _, b := range floods(1 << 10) {
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		fr, err := Decode(b)
+		fr, err := decodeWithin(t, b)
 		if err != nil {
 			if fr != nil {
 				t.Fatalf("a frame and an error: %v", err)
@@ -268,6 +246,36 @@ func FuzzDecode(f *testing.F) {
 			t.Fatal(d)
 		}
 	})
+}
+
+func BenchmarkReport(b *testing.B) {
+	fr := new(Report)
+	for i := range uint64(20) {
+		fr.Outcomes = append(fr.Outcomes, Outcome{Pub: 1000 + i, Delivered: 100, Dropped: []Drop{{ReasonClientGone, 1}}})
+	}
+	var buf []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = Append(buf[:0], fr)
+		if _, err := Decode(buf); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkDeliver(b *testing.B) {
+	fr := &Deliver{Pub: 3, Mode: ModeStream, Group: "group", Body: make([]byte, 100)}
+	for i := range uint64(1000) {
+		fr.Except = append(fr.Except, 100_000+i)
+	}
+	var buf []byte
+	b.ReportAllocs()
+	for b.Loop() {
+		buf = Append(buf[:0], fr)
+		if _, err := Decode(buf); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func BenchmarkRequest(b *testing.B) {
