@@ -60,7 +60,7 @@ func (x *Index[K, O]) Publish(it *publish.Item, deliver Deliver[K, O]) Result {
 		x.send(c, it, deliver)
 		return Sent
 	}
-	size := ItemSize(it)
+	size := it.Memory()
 	if _, taken := c.early[it.PrevID]; taken || len(c.early) >= MaxEarly || x.bytes+size > MaxEarlyBytes {
 		if it.HasID {
 			x.seen.forget(it.Channel, it.ID) // it may be sent again
@@ -141,20 +141,6 @@ func (x *Index[K, O]) Tick(deliver Deliver[K, O]) {
 			x.end(c)
 		}
 	})
-}
-
-// ItemSize estimates what an item that waits keeps in memory, in bytes.
-func ItemSize(it *publish.Item) int {
-	n := 512 + len(it.Channel) + len(it.ID) + len(it.PrevID)
-	for _, f := range []*publish.Format{it.Response, it.Stream, it.WebSocket, it.Request} {
-		if f != nil {
-			n += len(f.Body)
-			for _, h := range f.Header {
-				n += len(h.Name) + len(h.Value) + 32
-			}
-		}
-	}
-	return n
 }
 
 // ids remembers which ids were seen, as 64-bit hashes: with a million of them

@@ -550,6 +550,11 @@ func (s *Server) rebuild(p *peer, held *frame.Held) {
 	a, ok := f.(*frame.Accept)
 	if err != nil || !ok {
 		s.log.Error("hold record is not readable", "peer", p.name, "exchange", held.ID, "err", err)
+		if held.Ended == frame.ReasonNone {
+			// Nobody knows what it is subscribed to, so its client had better begin
+			// anew. Not even how to end it is known: the gap leaves that to connmgr.
+			_ = s.send(p.name, &frame.Finish{ID: held.ID, Seq: held.SendSeq + 1}) // counted
+		}
 		return
 	}
 	if held.Ended != frame.ReasonNone {

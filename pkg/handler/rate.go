@@ -4,7 +4,6 @@ import (
 	"time"
 	"unique"
 
-	"github.com/holdfast/holdfast/pkg/channel"
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/publish"
 )
@@ -80,7 +79,7 @@ func (s *Server) enqueue(it *publish.Item, f *publish.Format, g *group) {
 	if b != nil {
 		waiting = b.weight
 	}
-	j := job{it: it, f: f, key: g.Key, n: len(g.Subs), size: channel.ItemSize(it), joined: s.joined}
+	j := job{it: it, f: f, key: g.Key, n: len(g.Subs), size: it.Memory(), joined: s.joined}
 	j.weight = j.n * l.blocks(it, f)
 	// One fan-out may be heavier than the whole mark, so what counts is whether
 	// the mark is reached already.

@@ -152,13 +152,18 @@ func TestParkedAccept(t *testing.T) {
 	r.expect(h, "x")
 }
 
-// A record that cannot be read is reported; the others stand.
+// A hold whose record cannot be read would get nothing any more, and nobody would
+// notice. It is ended; the others stand.
 func TestBadRecord(t *testing.T) {
 	r := newRig(t)
 	bad, good := r.hold(frame.ModeStream, ch("a")), r.hold(frame.ModeStream, ch("a"))
-	r.conn.get(func() { bad.record = []byte("\xc1") })
+	r.conn.get(func() { bad.record, r.conn.gaps = []byte("\xc1"), true })
 	r.stop()
 	r.start()
+	r.wait("the hold is ended", func() (over bool) {
+		r.conn.get(func() { over = bad.over })
+		return over
+	})
 	r.publish(stream("a", "x"))
 	r.expect(good, "x")
 	if n := r.metric("holdfast_handler_holds", ""); n != 1 {

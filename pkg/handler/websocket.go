@@ -5,6 +5,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/filter"
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/grip"
 )
 
 // control changes the subscriptions of a WebSocket as its origin asked, and
@@ -30,7 +31,7 @@ func (s *Server) control(proxy string, c *frame.Control) {
 			s.sendUpdate(h, nil, 0)
 		}
 	case frame.ControlMeta:
-		s.wsMeta(h, c)
+		fault = s.wsMeta(h, c)
 	default:
 		return
 	}
@@ -62,14 +63,26 @@ func (s *Server) wsSubscribe(h *hold, c *frame.Control) (fault string) {
 	return ""
 }
 
-func (s *Server) wsMeta(h *hold, c *frame.Control) {
+// maxMeta bounds the variables of a WebSocket, in bytes: every change sends all of
+// them to connmgr, which keeps them in the record. An instruct can have as many.
+const maxMeta = 100_000
+
+func (s *Server) wsMeta(h *hold, c *frame.Control) (fault string) {
 	a := h.more.acc
-	a.Meta = slices.DeleteFunc(slices.Clone(a.Meta), func(f frame.Field) bool {
+	meta := slices.DeleteFunc(slices.Clone(a.Meta), func(f frame.Field) bool {
 		return slices.Contains(c.List, f.Name) || slices.ContainsFunc(c.Fields, func(n frame.Field) bool { return n.Name == f.Name })
 	})
-	a.Meta = append(a.Meta, c.Fields...)
-	h.meta = a.Meta
+	meta = append(meta, c.Fields...)
+	size := 0
+	for _, f := range meta {
+		size += len(f.Name) + len(f.Value)
+	}
+	if len(meta) > grip.MaxFields || size > maxMeta {
+		return "too many meta variables"
+	}
+	a.Meta, h.meta = meta, meta
 	s.sendUpdate(h, nil, 0)
+	return ""
 }
 
 // refresh makes a WebSocket-over-HTTP session send a request now. Which proxy has

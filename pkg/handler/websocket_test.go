@@ -2,9 +2,11 @@ package handler
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/grip"
 )
 
 // control sends a Control and waits for its answer.
@@ -96,6 +98,35 @@ func TestWebSocketLimit(t *testing.T) {
 	r.control(h, &frame.Control{Op: frame.ControlSubscribe, Channel: "L21"})
 	r.publish(text("L0", "0"), text("L21", "21"))
 	r.expect(h, "19", "21")
+}
+
+// What an origin may have remembered for a connection is bounded: connmgr gets all
+// of it with every change, and the next handler has to be able to read it.
+func TestWebSocketMetaLimit(t *testing.T) {
+	r := newRig(t)
+	h := r.hold(frame.ModeWebSocket)
+	r.control(h, &frame.Control{Op: frame.ControlSubscribe, Channel: "a", List: []string{"var-subst"}})
+	set := func(name, value string) string {
+		return r.control(h, &frame.Control{Op: frame.ControlMeta, Fields: []frame.Field{{Name: name, Value: value}}}).Text
+	}
+	for i := range grip.MaxFields {
+		if fault := set(fmt.Sprint("m", i), "v"); fault != "" {
+			t.Fatalf("variable %d: %s", i, fault)
+		}
+	}
+	if got, want := set("more", "v"), "too many meta variables"; got != want {
+		t.Errorf("one more: got %q, want %q", got, want)
+	}
+	if fault := set("m5", "w"); fault != "" {
+		t.Errorf("another value: %s", fault)
+	}
+	if got, want := set("m5", strings.Repeat("v", maxMeta)), "too many meta variables"; got != want {
+		t.Errorf("a long one: got %q, want %q", got, want)
+	}
+	r.stop()
+	r.start()
+	r.publish(text("a", "%(m5)s"))
+	r.expect(h, "w")
 }
 
 // A filter that fails closes the connection on a debug route.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/hook"
 	"github.com/holdfast/holdfast/pkg/tnet"
 )
@@ -24,6 +25,14 @@ type Error struct{ Text string }
 func (e *Error) Error() string { return e.Text }
 
 func errorf(format string, args ...any) error { return &Error{fmt.Sprintf(format, args...)} }
+
+// MaxID is the largest length of an id in bytes. Each hold with a position keeps
+// one in its record.
+const MaxID = 4096
+
+// MaxHeaders is how many header fields a format may have, and how many names it
+// may expose: as many as a frame, and some room for what is added on the way.
+const MaxHeaders = frame.MaxHeaders - 32
 
 // Item is one publication.
 type Item struct {
@@ -44,6 +53,49 @@ type Item struct {
 	Size int64
 	// NoSeq skips the ordering.
 	NoSeq bool
+}
+
+// Memory estimates what the item keeps in memory, in bytes.
+func (it *Item) Memory() int {
+	n := 512 + len(it.Channel) + len(it.ID) + len(it.PrevID)
+	for name, value := range it.Meta {
+		n += len(name) + len(value) + 64
+	}
+	for _, f := range []*Format{it.Response, it.Stream, it.WebSocket, it.Request} {
+		if f == nil {
+			continue
+		}
+		n += len(f.Body) + len(f.Reason) + memory(f.Patch.ops)
+		for _, h := range f.Header {
+			n += len(h.Name) + len(h.Value) + 32
+		}
+		for _, list := range [][]string{f.Filters, f.Expose} {
+			for _, s := range list {
+				n += len(s) + 16
+			}
+		}
+	}
+	return n
+}
+
+// memory estimates what decoded JSON keeps in memory, in bytes.
+func memory(v any) int {
+	n := 16
+	switch v := v.(type) {
+	case string:
+		n += 16 + len(v)
+	case json.Number:
+		n += 16 + len(v)
+	case []any:
+		for _, e := range v {
+			n += memory(e)
+		}
+	case map[string]any:
+		for k, e := range v {
+			n += 64 + len(k) + memory(e)
+		}
+	}
+	return n
 }
 
 // Action is what an item does to a subscriber.
@@ -202,8 +254,8 @@ func parseItem(v any, isTnet bool, channel string, hasChannel bool) (*Item, erro
 			return nil, errorf("%s does not contain 'channel'", o.name)
 		}
 	}
-	item.ID, item.HasID = o.str("id")
-	item.PrevID, item.HasPrevID = o.str("prev-id")
+	item.ID, item.HasID = o.id("id")
+	item.PrevID, item.HasPrevID = o.id("prev-id")
 
 	formats := o
 	if f, ok := dict["formats"]; ok {
@@ -268,9 +320,10 @@ func parseResponse(o *object) *Format {
 	}
 	f.Code = 200
 	if n, ok := o.integer("code"); ok {
-		// Pushpin lets 0 to 99 through, which makes a status line that no client
-		// can read.
-		if n < 100 || n > 999 {
+		// Pushpin lets 0 to 199 through. No client can read a status line with less
+		// than 100, and after one with less than 200 it waits for the response, and
+		// takes that to its next request for it (RFC 9110 section 15.2).
+		if n < 200 || n > 999 {
 			o.invalid("code")
 		}
 		f.Code = int(n)
@@ -444,6 +497,15 @@ func (o *object) str(field string) (string, bool) {
 	s, ok := v.(string)
 	if !ok {
 		o.wrongType(field)
+	}
+	return s, ok
+}
+
+// id returns the field of an id, which is a string.
+func (o *object) id(field string) (string, bool) {
+	s, ok := o.str(field)
+	if len(s) > MaxID {
+		o.invalid(field)
 	}
 	return s, ok
 }
@@ -644,6 +706,9 @@ func (o *object) headers(f *Format) {
 		}
 	default:
 		o.wrongType("headers")
+	}
+	if len(f.Header) > MaxHeaders || len(f.Expose) > MaxHeaders {
+		o.fail("%s contains too many headers", o.name)
 	}
 }
 

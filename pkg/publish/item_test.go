@@ -3,6 +3,7 @@ package publish
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"reflect"
 	"strings"
@@ -126,13 +127,66 @@ func TestItemFields(t *testing.T) {
 }
 
 func TestResponseCode(t *testing.T) {
-	for in, want := range map[string]int{`"404"`: 404, `99.6`: 100, `" 201 "`: 201, `999`: 999, `1e2`: 100} {
+	for in, want := range map[string]int{`"404"`: 404, `199.6`: 200, `" 201 "`: 201, `999`: 999, `2e2`: 200} {
 		if got := one(t, `{"channel":"a","http-response":{"code":`+in+`,"body":""}}`).Response.Code; got != want {
 			t.Errorf("code %s: got %d, want %d", in, got, want)
 		}
 	}
 	if got := one(t, `{"channel":"a","http-response":{"body":""}}`).Response.Code; got != 200 {
 		t.Errorf("no code: got %d, want 200", got)
+	}
+}
+
+// What publishers may send that no frame, record or client takes.
+func TestLimits(t *testing.T) {
+	response := func(fields string) string { return `{"channel":"a","http-response":{"body":"",` + fields + `}}` }
+	headers := func(n int) string { return `"headers":[["A","b"]` + strings.Repeat(`,["A","b"]`, n-1) + `]` }
+	expose := func(n int) string {
+		return `"headers":{"Grip-Expose-Headers":"a` + strings.Repeat(",a", n-1) + `"}`
+	}
+	id := func(field string, n int) string {
+		return `{"channel":"a","` + field + `":"` + strings.Repeat("x", n) + `","http-stream":{"content":""}}`
+	}
+	for in, want := range map[string]string{
+		response(`"code":200`):            "",
+		response(`"code":199`):            "Invalid format: 'http-response' contains 'code' with invalid value",
+		response(`"code":101`):            "Invalid format: 'http-response' contains 'code' with invalid value",
+		response(headers(MaxHeaders)):     "",
+		response(headers(MaxHeaders + 1)): "Invalid format: 'http-response' contains too many headers",
+		response(expose(MaxHeaders)):      "",
+		response(expose(MaxHeaders + 1)):  "Invalid format: 'http-response' contains too many headers",
+		id("id", MaxID):                   "",
+		id("id", MaxID+1):                 "Invalid format: publish item object contains 'id' with invalid value",
+		id("prev-id", MaxID+1):            "Invalid format: publish item object contains 'prev-id' with invalid value",
+	} {
+		_, err := ParseBatch([]byte(`{"items":[` + in + `]}`))
+		if got := fmt.Sprint(err); got != want && (err != nil || want != "") {
+			t.Errorf("%.100s: got %s, want %q", in, got, want)
+		}
+	}
+}
+
+// Whatever a publisher makes large counts.
+func TestMemory(t *testing.T) {
+	long := strings.Repeat("x", 3000)
+	for _, in := range []string{
+		`{"channel":"` + long + `","http-stream":{"content":""}}`,
+		`{"channel":"a","id":"` + long + `","http-stream":{"content":""}}`,
+		`{"channel":"a","prev-id":"` + long + `","http-stream":{"content":""}}`,
+		`{"channel":"a","meta":{"a":"` + long + `"},"http-stream":{"content":""}}`,
+		`{"channel":"a","meta":{"` + long + `":""},"http-stream":{"content":""}}`,
+		`{"channel":"a","http-stream":{"content":"` + long + `"}}`,
+		`{"channel":"a","http-stream":{"content":"","content-filters":["` + long + `"]}}`,
+		`{"channel":"a","http-response":{"body":"","reason":"` + long + `"}}`,
+		`{"channel":"a","http-response":{"body":"","headers":{"A":"` + long + `"}}}`,
+		`{"channel":"a","http-response":{"body":"","headers":{"Grip-Expose-Headers":"` + long + `"}}}`,
+		`{"channel":"a","http-response":{"body-patch":[{"op":"add","path":"/a","value":{"` + long + `":[1]}}]}}`,
+		`{"channel":"a","http-response":{"body-patch":[{"op":"add","path":"/a","value":1` + strings.Repeat("0", len(long)) + `}]}}`,
+		`{"channel":"a","http-request":{"content":"` + long + `"}}`,
+	} {
+		if got := one(t, in).Memory(); got < len(long) || got > 2*len(long) {
+			t.Errorf("%.80s: got %d, want about %d", in, got, len(long))
+		}
 	}
 }
 
@@ -343,7 +397,7 @@ func FuzzMessage(f *testing.F) {
 			return
 		}
 		if r := it.Response; r != nil && r.Action == Send {
-			if r.Code < 100 || r.Code > 999 {
+			if r.Code < 200 || len(r.Header) > MaxHeaders || r.Code > 999 {
 				t.Fatalf("code %d", r.Code)
 			}
 			for _, h := range r.Header {
