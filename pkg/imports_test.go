@@ -60,8 +60,8 @@ var packages = []struct {
 	// Processes. None imports another: they meet in frame.
 	{"pkg/connmgr", "clients", []string{"pkg/bus", "pkg/exchange", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/loglimit", "pkg/sockjs", "pkg/unixsock", "pkg/wheel", "pkg/wsconn", "pkg/wsevents"}},
 	{"pkg/proxy", "routes and origins", []string{
-		"pkg/bus", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/netpolicy", "pkg/origin", "pkg/route", "pkg/sockjs",
-		"pkg/wheel", "pkg/wsconn", "pkg/wsevents", "pkg/wsoverhttp",
+		"pkg/bus", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/http1", "pkg/loglimit", "pkg/netpolicy", "pkg/origin", "pkg/route",
+		"pkg/sockjs", "pkg/wheel", "pkg/wsconn", "pkg/wsevents", "pkg/wsoverhttp",
 	}},
 	{"pkg/handler", "subscriptions and delivery", []string{
 		"pkg/bus", "pkg/channel", "pkg/exchange", "pkg/filter", "pkg/frame", "pkg/grip", "pkg/hook", "pkg/http1", "pkg/loglimit", "pkg/publish", "pkg/tnet",

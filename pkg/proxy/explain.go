@@ -49,6 +49,8 @@ func explain(t *route.Target, err error) string {
 	switch {
 	case errors.Is(err, errTargetKind):
 		return "targets of this kind are not supported"
+	case errors.Is(err, origin.ErrPolicy):
+		return "its address is not a public one, which is not allowed for a target with the option untrusted"
 	case errors.Is(err, origin.ErrSpeaksTLS):
 		return "it speaks TLS, and was spoken to in plain HTTP: add ssl to the target"
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -81,6 +83,15 @@ func explain(t *route.Target, err error) string {
 		return "it ended the connection before it answered"
 	}
 	return cause(err).Error()
+}
+
+// targetFailed logs why a target did not answer a client. At the usual level it
+// is one line a second at most, since clients decide how many requests there are.
+func (s *Server) targetFailed(exchange uint64, t *route.Target, err error) {
+	s.log.Debug("target failed", "exchange", exchange, "target", t.Name, "err", err)
+	if notLogged, ok := s.targetLog.Allow(s.opts.Now()); ok {
+		s.log.Warn("target failed", "target", t.Name, "why", explain(t, err), "not_logged", notLogged)
+	}
 }
 
 // cause is the innermost part of an error of package origin that has a text.

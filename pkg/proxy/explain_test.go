@@ -8,7 +8,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
 )
@@ -75,6 +77,33 @@ func TestDebugExplains(t *testing.T) {
 	}
 	if got := r.conn.open(frame.Request{URI: "/", Host: "quiet"}).finish(); got.body != generic+"\n" {
 		t.Errorf("without debug: got %q", got.body)
+	}
+}
+
+// Without debug the client is told nothing, but the log says why, once a second.
+func TestTargetFailedIsLogged(t *testing.T) {
+	plain := httptest.NewServer(http.NotFoundHandler())
+	defer plain.Close()
+	name := plain.Listener.Addr().String()
+	var seconds atomic.Int64
+	r := newRig(t, "* "+name+",ssl\nhttp "+name+",ssl,over_http", func(o *Options) {
+		o.Now = func() time.Time { return time.Unix(1_600_000_000+seconds.Load(), 0) }
+	})
+	ask := func(host string, upgrade bool) {
+		t.Helper()
+		if got := r.conn.open(frame.Request{URI: "/", Host: host, Upgrade: upgrade, Header: lines("Sec-WebSocket-Key: x")}).finish(); got.body != generic+"\n" {
+			t.Fatalf("%s, upgrade %v: got %q", host, upgrade, got.body)
+		}
+	}
+	const why = "why=it does not speak TLS there: remove ssl from the target, or use its TLS port"
+	ask("a", false)
+	r.log.wait(t, "WARN target failed target="+name+" "+why+" not_logged=0")
+	ask("a", true)
+	ask("a", false)
+	for i, host := range []string{"a", "http"} {
+		seconds.Add(1)
+		ask(host, true)
+		r.log.wait(t, "WARN target failed target="+name+" "+why+" not_logged="+[]string{"2", "0"}[i])
 	}
 }
 

@@ -179,7 +179,7 @@ func (e *exch) ask(o *outgoing) (*response, error) {
 		if e.ctx.Err() != nil {
 			return nil, err
 		}
-		e.s.log.Debug("target failed", "exchange", e.x.ID, "target", t.Name, "err", err)
+		e.s.targetFailed(e.x.ID, t, err)
 		switch {
 		case origin.TryNext(err), errors.Is(err, errTargetKind):
 			tried = append(tried, attempt{t, err})

@@ -13,6 +13,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/grip"
+	"github.com/holdfast/holdfast/pkg/loglimit"
 	"github.com/holdfast/holdfast/pkg/origin"
 )
 
@@ -34,6 +35,8 @@ type Server struct {
 	serving  sync.WaitGroup // exchanges, and requests of sessions
 	changed  chan struct{}  // buffer 1: the number of exchanges fell to zero; never closed
 	draining atomic.Bool
+
+	targetLog loglimit.Limit
 
 	mu        sync.Mutex
 	exchanges map[frame.XID]*exch

@@ -102,16 +102,17 @@ func (s *socket) try(i int) error {
 // judged decides what the end of an attempt means: an error for the exchange, or
 // that the next target is to be tried.
 func (s *socket) judged(err error) (next bool, end error) {
-	switch {
-	case err == nil || errors.Is(err, errParked) || s.log.code != 0 || s.ctx.Err() != nil:
+	if err == nil || errors.Is(err, errParked) || s.log.code != 0 || s.ctx.Err() != nil {
 		return false, err
+	}
+	s.s.targetFailed(s.x.ID, s.o.target, err)
+	switch {
 	case origin.TryNext(err), errors.Is(err, errTargetKind):
 		s.tried = append(s.tried, attempt{s.o.target, err})
 		return true, nil
 	case errors.Is(err, origin.ErrPolicy):
 		return false, s.failDebug(s.o, "Error: Origin host/IP blocked.")
 	}
-	s.s.log.Debug("target failed", "exchange", s.x.ID, "target", s.o.target.Name, "err", err)
 	return false, s.failDebug(s.o, notAnswered(s.o.target, err))
 }
 

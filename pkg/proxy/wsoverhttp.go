@@ -438,6 +438,7 @@ func (w *overSession) failed(a asked) bool {
 		w.session.Lost(false)
 		return false
 	}
+	w.s.targetFailed(w.x.ID, w.target, err)
 	// A kept connection may be closed by the origin in the moment in which it is
 	// used. One more try tells that apart from an origin that fails at this
 	// request. An origin that has begun to answer has seen the events.
