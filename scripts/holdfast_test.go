@@ -681,6 +681,8 @@ func TestUsage(t *testing.T) {
 		{"version", []string{"--version"}, 0, `^holdfast \S+\n$`},
 		{"unknown", []string{"--bogus"}, 2, `^error: Unknown option 'bogus'\.\n\nusage`},
 		{"unknown, one dash", []string{"-bogus=1"}, 2, `^error: Unknown option 'bogus'\.\n\nusage`},
+		{"unknown command", []string{"stop"}, 2, `^error: Unexpected argument 'stop'\.\n\nusage`},
+		{"route", []string{"--config", p.conf, "--route", "* test", "--route", "* nowhere"}, 2, `^proxy: --route: target bad format: want HOST:PORT or test, not "nowhere"\n$`},
 		{"no value", []string{"--port"}, 2, `^error: Missing value after '--port'\.\n`},
 		{"unwanted value", []string{"--verbose=1"}, 2, `^error: Unexpected value after '--verbose'\.\n`},
 		{"id", []string{"--id", "x"}, 2, `^error: id must be greater than or equal to 0\n`},

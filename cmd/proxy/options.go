@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -10,6 +12,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/config"
 	"github.com/holdfast/holdfast/pkg/grip"
 	"github.com/holdfast/holdfast/pkg/proxy"
+	"github.com/holdfast/holdfast/pkg/route"
 )
 
 func program() cli.Program {
@@ -65,6 +68,13 @@ func options(c *config.Config, routes []string) (proxy.Options, error) {
 	}
 	if _, err := grip.ParseVerifyingKey(p.UpstreamKey, c.Dir); err != nil {
 		return o, cli.UsageError{Err: fmt.Errorf("proxy.upstream_key: %w", err)}
+	}
+	// A wrong line in the routes file may be corrected while the proxy runs; one
+	// on the command line cannot.
+	if table, wrong := route.ParseLines(routes, nil); len(wrong) > 0 {
+		return o, cli.UsageError{Err: errors.New("--route: " + strings.TrimPrefix(wrong[0], "<route>:1: "))}
+	} else if len(routes) > 0 && table.Len() == 0 {
+		return o, cli.UsageError{Err: errors.New(`--route: there is no route in it: want CONDITION TARGET, such as "* localhost:8000"`)}
 	}
 	o.MetricsPrefix = p.PrometheusPrefix
 	o.RoutesFile, o.Routes, o.KeyDir = c.Path(p.RoutesFile), routes, c.Dir

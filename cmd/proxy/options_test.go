@@ -51,6 +51,21 @@ func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	return code, out.String(), errs.String()
 }
 
+// What is wrong on the command line ends the program, as nobody can mend it later.
+func TestWrongRoute(t *testing.T) {
+	for line, want := range map[string]string{
+		"":          "proxy: --route: there is no route in it: want CONDITION TARGET, such as \"* localhost:8000\"\n",
+		"# nothing": "proxy: --route: there is no route in it: want CONDITION TARGET, such as \"* localhost:8000\"\n",
+		"* nowhere": "proxy: --route: target bad format: want HOST:PORT or test, not \"nowhere\"\n",
+	} {
+		for _, args := range [][]string{{"checkconfig", "--route", line}, {"--route", line, "--set", "global.rundir=" + t.TempDir()}} {
+			if code, _, errs := run(t, args...); code != 2 || errs != want {
+				t.Errorf("%q: got %d, %q, want %q", args, code, errs, want)
+			}
+		}
+	}
+}
+
 func TestRouteExplain(t *testing.T) {
 	for _, tc := range []struct {
 		name string
