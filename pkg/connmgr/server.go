@@ -182,6 +182,7 @@ func (s *Server) Run(ctx context.Context) error {
 		loops.Go(func() { s.poller.run(s.ready) })
 	}
 	for _, l := range s.lns {
+		s.log.Info("listening for clients", "addr", l.Addr().String(), "tls", l.tls != nil)
 		accepting.Go(func() {
 			s.awaitProxy(ctx)
 			if err := s.accept(l); err != nil {

@@ -63,6 +63,7 @@ func (s *Server) serveSockets(ctx context.Context) error {
 		opened = append(opened, pub)
 		loops = append(loops, func(ctx context.Context) error { return s.statsLoop(ctx, pub) })
 	}
+	s.log.Info("ZeroMQ sockets are open", "push_in", s.opt.PushIn, "push_in_sub", s.opt.PushInSub, "command", s.opt.Command, "stats", s.opt.Stats)
 	g, ctx := errgroup.WithContext(ctx)
 	for _, l := range loops {
 		g.Go(func() error { return l(ctx) })
