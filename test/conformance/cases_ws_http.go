@@ -115,6 +115,18 @@ func wohDecodingCases() []*Case {
 	cs := []*Case{
 		decoded("B1", "", ""),
 		{
+			ID: "ws-B2", Title: "OPEN and nothing else", Source: wsSource + "2.3", Routes: overHTTP,
+			Run: func(t *T) {
+				w := t.OverHTTP()
+				p := t.wsStart("/")
+				w.Expect(openEvent).Answer("OPEN\r\n")
+				c := p.Upgraded()
+				c.Send(wsText("go"))
+				w.Expect("TEXT 2\r\ngo\r\n").Answer("TEXT 2\r\nzz\r\n")
+				c.Expect(wsText("zz")) // and nothing before it
+			},
+		},
+		{
 			ID: "ws-B3", Title: "the content of OPEN is passed over", Source: wsSource + "2.3", Routes: overHTTP,
 			Run: func(t *T) {
 				w := t.OverHTTP()

@@ -327,6 +327,13 @@ func wsPublishCases() []*Case {
 		bad("J12-type", `"ws-message":{"action":"close","code":[]}`, "'ws-message' contains 'code' with wrong type"),
 		bad("J12-reason", `"ws-message":{"action":"close","code":1001,"reason":5}`, "'ws-message' contains 'reason' with wrong type"),
 		bad("J13", `"ws-message":{"content":"x","content-filters":"a"}`, "'ws-message' contains 'content-filters' with wrong type"),
+		gripCase("J10", "a close without a code", "4.2", "", func(t *T, c, o *wsConn, ch string) {
+			o.subscribe(ch)
+			t.Publish(wsItem(ch, "x"), wsMessage(ch, `"action":"close"`))
+			c.Expect(wsText("x"))
+			c.ClosedWith(1000, "")
+			o.closedBy(wsClose(1000, ""), wsCloseRaw(""))
+		}),
 		gripCase("J11", "a close with a code", "4.2", "", func(t *T, c, o *wsConn, ch string) {
 			o.subscribe(ch)
 			t.Publish(wsMessage(ch, `"action":"close","code":1001`))
