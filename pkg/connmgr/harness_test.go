@@ -25,7 +25,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 10 * time.Second
+// patience is how long a test waits for one thing.
+const patience = poll.Patience
 
 // rig is a server with a bus in memory.
 type rig struct {
@@ -195,8 +196,15 @@ func (r *rig) dial() *client {
 
 func (r *rig) client(nc net.Conn) *client {
 	r.t.Cleanup(func() { nc.Close() })
-	_ = nc.SetReadDeadline(time.Now().Add(patience))
-	return &client{t: r.t, Conn: nc, br: bufio.NewReaderSize(nc, 1<<16)}
+	c := &client{t: r.t, Conn: nc}
+	c.br = bufio.NewReaderSize(c, 1<<16)
+	return c
+}
+
+// Read has patience for what comes next, however long it took to come so far.
+func (c *client) Read(b []byte) (int, error) {
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	return c.Conn.Read(b)
 }
 
 func (c *client) send(s string) {

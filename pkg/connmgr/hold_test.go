@@ -960,28 +960,37 @@ func TestRefusedByAProxyThatStops(t *testing.T) {
 }
 
 func TestDrain(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.DrainTime = 100 * time.Millisecond })
+	const long = time.Hour // for the holds, on their clock; the others need none of it
+	r := newRig(t, func(o *Options) { o.DrainTime = long })
+	r.s.idleGrace = time.Millisecond
 	p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
-	idle, busy, stream, poll := r.dial(), r.dial(), r.dial(), r.dial()
+	idle, busy, stream, held := r.dial(), r.dial(), r.dial(), r.dial()
 	idle.get("/")
 	p.send(&frame.Response{ID: next[*frame.Request](p).ID, Code: 200, Reason: "OK"})
 	idle.head()
 	r.hold(p, h, stream, h.stream("", "g"))
 	stream.expect(streamHead)
-	r.hold(p, h, poll, h.response("g"))
+	f := h.response("g")
+	f.Millis = 0
+	r.hold(p, h, held, f)
+	poll.Until(t, "held", func() bool { return r.holds(frame.ModeStream)+r.holds(frame.ModeResponse) == 2 })
 	busy.get("/busy")
 	req := next[*frame.Request](p)
 	r.stop()
 	if err := idle.end(); err != nil {
 		t.Errorf("idle: %v", err)
 	}
+	poll.Until(t, "the holds end", func() bool {
+		r.clock.add(long / 10)
+		return r.holds(frame.ModeStream)+r.holds(frame.ModeResponse) == 0
+	})
 	if rest := stream.rest(); rest != "0\r\n\r\n" {
 		t.Errorf("stream: %q", rest)
 	}
-	if rest := poll.rest(); !strings.Contains(rest, "Connection: close\r\n") || !strings.HasSuffix(rest, "timeout\n") {
-		t.Errorf("poll: %q", rest)
+	if rest := held.rest(); !strings.Contains(rest, "Connection: close\r\n") || !strings.HasSuffix(rest, "timeout\n") {
+		t.Errorf("long poll: %q", rest)
 	}
-	_, _, _ = idle.Close(), stream.Close(), poll.Close()
+	_, _, _ = idle.Close(), stream.Close(), held.Close()
 	for range 2 {
 		if closed := next[*frame.Closed](h); closed.Reason != frame.ReasonShutdown {
 			t.Errorf("closed: %+v", closed)

@@ -13,7 +13,6 @@ import (
 	"net"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/test/need"
@@ -146,7 +145,6 @@ func TestTLSKeyUpdateUnread(t *testing.T) {
 	publishTo("h", pubs+2, "others")
 	other.want(0x81, "others")
 
-	_ = c.SetReadDeadline(time.Now().Add(patience))
 	for n := range pubs {
 		c.want(0x81, fmt.Sprintf("%06d", n)+body)
 	}

@@ -29,7 +29,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // patience is how long tests wait for what has to come.
-const patience = 10 * time.Second
+const patience = poll.Patience
 
 // rig is a proxy with a connmgr and a handler made for tests.
 type rig struct {
