@@ -7,8 +7,10 @@ import (
 )
 
 const (
-	// maxEnded is how many ended holds are kept for the next handler.
-	maxEnded = 10000
+	// maxEnded is how many ended holds are kept for the next handler, and
+	// maxEndedBytes how many bytes of records; one is kept whatever its size.
+	maxEnded      = 10000
+	maxEndedBytes = 64 << 20
 	// endedTime is how long a handler may take for a Closed, as far as we care: if
 	// it dies within that time, the next one is told too.
 	endedTime = time.Second
@@ -33,11 +35,14 @@ func (s *Server) rememberEnded(h *hold, far *peer, reason frame.Reason) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if len(s.ended) >= maxEnded {
+	held := frame.Held{ID: h.x.id, Record: h.record, Last: h.placed, Ended: reason}
+	size := recordSize(&held)
+	if len(s.ended) >= maxEnded || len(s.ended) > 0 && s.endedBytes+size > maxEndedBytes {
 		s.metrics.endedDropped.Inc()
 		return
 	}
-	s.ended = append(s.ended, ended{frame.Held{ID: h.x.id, Record: h.record, Last: h.placed, Ended: reason}, far, s.now()})
+	s.endedBytes += size
+	s.ended = append(s.ended, ended{held, far, s.now()})
 	s.chore()
 }
 
@@ -46,6 +51,7 @@ func (s *Server) forgetEnded(now time.Time) {
 	kept := s.ended[:0]
 	for _, e := range s.ended {
 		if e.src != nil && s.peers[e.src.Name] == e.src && now.Sub(e.at) > endedTime {
+			s.endedBytes -= recordSize(&e.held)
 			continue
 		}
 		kept = append(kept, e)
@@ -56,24 +62,61 @@ func (s *Server) forgetEnded(now time.Time) {
 
 // sendEnded tells a new handler what ended without one.
 func (s *Server) sendEnded(p *peer) {
-	var batch frame.Records
+	batch := recordBatch{s: s, to: p}
 	s.mu.Lock()
+	var gone []frame.Held
 	kept := s.ended[:0]
 	for _, e := range s.ended {
 		if e.src != nil && s.peers[e.src.Name] == e.src {
 			kept = append(kept, e) // that one lives
 			continue
 		}
-		batch.Holds = append(batch.Holds, e.held)
+		gone = append(gone, e.held)
+		s.endedBytes -= recordSize(&e.held)
 	}
 	clear(s.ended[len(kept):])
 	s.ended = kept
 	s.mu.Unlock()
-	const step = 100
-	for all := batch.Holds; len(all) > 0; all = all[min(step, len(all)):] {
-		batch.Holds = all[:min(step, len(all))]
-		s.out.post(p, frame.Encode(&batch))
+	for _, held := range gone {
+		batch.add(held)
 	}
+	batch.flush()
+}
+
+func recordSize(held *frame.Held) int {
+	n := 32 + len(held.Record)
+	for _, l := range held.Last {
+		n += 16 + len(l.Channel) + len(l.ID)
+	}
+	return n
+}
+
+// maxRecordBatch is how many bytes of records travel in one frame, unless one alone
+// is larger.
+const maxRecordBatch = 256 << 10
+
+// recordBatch sends records to a handler, in as few frames as will do.
+type recordBatch struct {
+	s    *Server
+	to   *peer
+	f    frame.Records
+	size int
+}
+
+func (b *recordBatch) add(held frame.Held) {
+	size := recordSize(&held)
+	if b.size+size > maxRecordBatch {
+		b.flush()
+	}
+	b.f.Holds = append(b.f.Holds, held)
+	b.size += size
+}
+
+func (b *recordBatch) flush() {
+	if len(b.f.Holds) > 0 {
+		b.s.out.post(b.to, frame.Encode(&b.f))
+	}
+	b.f.Holds, b.size = b.f.Holds[:0], 0
 }
 
 // adopt gives holds whose handler does not come back to another one.

@@ -813,6 +813,61 @@ func TestHalfClosedHold(t *testing.T) {
 	}
 }
 
+// Records travel in frames that a handler can read, whatever makes them large:
+// positions, or bodies of those that are over.
+func TestRecordsFitIntoFrames(t *testing.T) {
+	const n, large = 30, 100_000
+	r := newRig(t)
+	p, h := r.far("proxy.0", nil), r.far("handler.0", nil)
+	for i := range n {
+		c := r.dial()
+		f := h.stream("", "g")
+		r.hold(p, h, c, f)
+		c.expect(streamHead)
+		if i < n/2 {
+			continue
+		}
+		c = r.dial()
+		f = h.stream("", "other")
+		f.Tell, f.Record = true, repeat("r", large)
+		id := r.hold(p, h, c, f)
+		c.expect(streamHead)
+		h.send(&frame.Finish{ID: id, Seq: 1}) // it is told of, and dies before it can see that
+		c.expect("0\r\n\r\n")
+	}
+	at := publish(1, "g", "x")
+	at.Channel, at.ItemID = "a", string(repeat("i", large))
+	h.send(at)
+	if delivered, dropped := h.outcome(1, n); delivered != n {
+		t.Errorf("%d have the position, dropped %v", delivered, dropped)
+	}
+	r.net.Kill("handler.0")
+	h = r.far("handler.0", nil)
+	held, over := 0, 0
+	for done := false; !done; {
+		rec := next[*frame.Records](h)
+		if size := len(frame.Encode(rec)); size > maxRecordBatch {
+			t.Errorf("%d records in %d bytes", len(rec.Holds), size)
+		}
+		for _, f := range rec.Holds {
+			if f.Ended == frame.ReasonNone {
+				held++
+			} else {
+				over++
+			}
+		}
+		done = rec.Done
+	}
+	if held != n || over != n/2 {
+		t.Errorf("%d records and %d of what is over, want %d and %d", held, over, n, n/2)
+	}
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	if r.s.endedBytes != 0 {
+		t.Errorf("%d bytes are kept", r.s.endedBytes)
+	}
+}
+
 // A new boot of the handler gets the records of all holds and is their far end.
 func TestHandlerRestart(t *testing.T) {
 	const n = 300

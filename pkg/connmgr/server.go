@@ -62,16 +62,17 @@ type Server struct {
 
 	badLog, acceptLog, slowLog, busLog loglimit.Limit
 
-	mu        sync.Mutex
-	exchanges map[uint64]*exch
-	gaps      map[*exch]struct{} // exchanges in which a frame is missing
-	lastID    uint64
-	ended     []ended
-	orphans   time.Time        // when a handler was lost whose holds have no other; zero if there are none
-	peers     map[string]*peer // the boots that are up
-	proxies   []*peer          // of those, the proxies
-	turn      int
-	proxyUp   chan struct{} // closed and replaced when a proxy comes up
+	mu         sync.Mutex
+	exchanges  map[uint64]*exch
+	gaps       map[*exch]struct{} // exchanges in which a frame is missing
+	lastID     uint64
+	ended      []ended
+	endedBytes int              // of records in ended
+	orphans    time.Time        // when a handler was lost whose holds have no other; zero if there are none
+	peers      map[string]*peer // the boots that are up
+	proxies    []*peer          // of those, the proxies
+	turn       int
+	proxyUp    chan struct{} // closed and replaced when a proxy comes up
 
 	connMu sync.Mutex
 	table  map[*conn]struct{}

@@ -488,15 +488,7 @@ func (w *writer) fire(t *wheel.Timer[*hold]) {
 
 // records sends the records of holds to a handler that came up.
 func (w *writer) records(j *recordsJob) {
-	const maxBatch = 256 << 10
-	var batch frame.Records
-	size := 0
-	flush := func() {
-		if len(batch.Holds) > 0 {
-			w.s.out.post(j.to, frame.Encode(&batch))
-		}
-		batch.Holds, size = batch.Holds[:0], 0
-	}
+	batch := recordBatch{s: w.s, to: j.to}
 	for _, want := range j.holds {
 		if want.h.over {
 			continue
@@ -508,13 +500,9 @@ func (w *writer) records(j *recordsJob) {
 			recv = x.ws.sendSeq
 		}
 		x.mu.Unlock()
-		if n := len(want.h.record) + 32; size+n > maxBatch {
-			flush()
-		}
-		size += len(want.h.record) + 32
-		batch.Holds = append(batch.Holds, frame.Held{ID: x.id, SendSeq: want.sendSeq, RecvSeq: recv, Record: want.h.record, Last: want.h.placed})
+		batch.add(frame.Held{ID: x.id, SendSeq: want.sendSeq, RecvSeq: recv, Record: want.h.record, Last: want.h.placed})
 	}
-	flush()
+	batch.flush()
 	j.last()
 }
 
