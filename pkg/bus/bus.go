@@ -18,7 +18,7 @@
 //	PUB      1 + 2 each    accepts; writes to and reads subscriptions of one subscriber
 //	SUB      4 per peer    dials, reads, writes subscriptions; hands on to the dispatcher
 //
-// The sockets under it ([Pull], [Push], [Sub], [Pub], [Router], [Dealer], [Rep])
+// The sockets under it ([Pull], [Push], [Sub], [Pub], [Router], [Dealer])
 // also serve the public interfaces. This is the only package that sees a ZeroMQ
 // type. docs/adr/0002-socket-patterns.md says why it is built like this.
 package bus

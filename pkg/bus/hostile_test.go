@@ -84,22 +84,22 @@ func TestPeersThatDoNotTakeTheirAnswers(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	o := bound("ipc://" + runDir(t) + "/s")
 	o.Limits.SendBytes, o.Registerer = 1<<20, reg
-	rep := closing[*bus.Rep](t)(bus.NewRep(o))
+	router := closing[*bus.Router](t)(bus.NewRouter(o))
 	const answer = 200 << 10
 	go func() {
 		for {
-			q, err := rep.Recv(t.Context())
+			q, err := router.Recv(t.Context())
 			if err != nil {
 				return
 			}
-			_ = q.Reply(make([]byte, answer)) // some have gone
+			_ = router.Send(q[0], nil, make([]byte, answer)) // some have gone
 		}
 	}()
-	asker := closing[*bus.Dealer](t)(bus.NewDealer(connected(rep.Endpoints()[0])))
+	asker := closing[*bus.Dealer](t)(bus.NewDealer(connected(router.Endpoints()[0])))
 	request := []byte{1, 0, 0, 1, 'q'} // an empty part, and one more
 	for range 12 {
 		// Each would have 1 MiB kept for it.
-		stranger(t, rep.Endpoints()[0], greeting(), ready("Socket-Type", "DEALER"), bytes.Repeat(request, 20))
+		stranger(t, router.Endpoints()[0], greeting(), ready("Socket-Type", "DEALER"), bytes.Repeat(request, 20))
 		must(t, asker.Send(t.Context(), nil, []byte("q")))
 		if got := recv(t, asker); len(got) != 2 || len(got[1]) != answer {
 			t.Fatalf("got %d parts", len(got))

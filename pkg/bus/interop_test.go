@@ -258,28 +258,6 @@ say('ready'); say(repr(s.recv_multipart()))
 	})
 }
 
-func TestInteropRep(t *testing.T) {
-	rep := closing[*bus.Rep](t)(bus.NewRep(bound("tcp://127.0.0.1:*")))
-	for _, ask := range []string{
-		`s = sock(zmq.REQ); s.connect(arg[0]); s.send(b'ask'); say(repr(s.recv_multipart()))`,
-		`s = sock(zmq.DEALER); s.connect(arg[0]); s.send_multipart([b'no request']); s.send_multipart([b'', b'ask'])
-m = s.recv_multipart(); assert m[0] == b''; say(repr(m[1:]))`,
-	} {
-		p := py(t, ask, rep.Endpoints()[0])
-		req, err := rep.Recv(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(req.Parts) != 1 || string(req.Parts[0]) != "ask" {
-			t.Errorf("request is %q", req.Parts)
-		}
-		if err := req.Reply([]byte("answer"), []byte("2")); err != nil {
-			t.Fatal(err)
-		}
-		p.want("[b'answer', b'2']")
-	}
-}
-
 func TestInteropRouter(t *testing.T) {
 	router := closing[*bus.Router](t)(bus.NewRouter(bound("tcp://127.0.0.1:*")))
 	p := py(t, `

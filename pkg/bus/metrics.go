@@ -114,7 +114,6 @@ const (
 	dropQueueFull = "queue-full" // the peer does not take its messages as fast
 	dropBroken    = "broken"     // the connection broke before it was sent
 	dropNoPeer    = "no-peer"    // there is nobody of that identity
-	dropNoRequest = "malformed"  // received, and not a request
 
 	refuseTooMany   = "too-many"  // MaxConns
 	refuseHandshake = "handshake" // silent, or does not speak ZeroMQ

@@ -3,7 +3,6 @@ package bus
 import (
 	"context"
 	"encoding/binary"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -253,11 +252,7 @@ var routerIDs atomic.Uint32
 
 // NewRouter binds and connects a ROUTER socket.
 func NewRouter(o SocketOptions) (*Router, error) {
-	return newRouter(zmq4.Router, o)
-}
-
-func newRouter(typ zmq4.SocketType, o SocketOptions) (*Router, error) {
-	s, err := newSocket(typ, o, true)
+	s, err := newSocket(zmq4.Router, o, true)
 	if err != nil {
 		return nil, err
 	}
@@ -298,10 +293,7 @@ func (r *Router) Send(parts ...[]byte) error {
 	if len(parts) == 0 {
 		return errNoParts
 	}
-	return r.send(string(parts[0]), parts[1:])
-}
-
-func (r *Router) send(id string, parts [][]byte) error {
+	id, parts := string(parts[0]), parts[1:]
 	if err := r.check(parts); err != nil {
 		return err
 	}
@@ -338,55 +330,3 @@ func (r *Router) endHog() {
 		hog.close()
 	}
 }
-
-// Rep receives requests of REQ and DEALER peers and answers them. Unlike a REP
-// of libzmq it may work on several at a time, and one that is never answered
-// keeps nobody waiting but its sender.
-type Rep struct{ r *Router }
-
-// NewRep binds and connects a REP socket.
-func NewRep(o SocketOptions) (*Rep, error) {
-	r, err := newRouter(zmq4.Rep, o)
-	if err != nil {
-		return nil, err
-	}
-	return &Rep{r}, nil
-}
-
-// Request is what a Rep received.
-type Request struct {
-	Parts    [][]byte
-	r        *Router
-	id       string
-	envelope [][]byte // up to and with the empty delimiter
-}
-
-// Recv returns the next request. What is not one is dropped and counted.
-func (r *Rep) Recv(ctx context.Context) (*Request, error) {
-	for {
-		m, err := r.r.recv(ctx)
-		if err != nil {
-			return nil, err
-		}
-		i := slices.IndexFunc(m.parts, func(p []byte) bool { return len(p) == 0 })
-		if i < 0 || i+1 == len(m.parts) {
-			r.r.m.dropped.WithLabelValues(dropNoRequest).Inc()
-			continue
-		}
-		return &Request{Parts: m.parts[i+1:], r: r.r, id: m.from.id, envelope: m.parts[:i+1]}, nil
-	}
-}
-
-// Reply queues the answer. It returns ErrNoPeer if the asker has gone.
-func (q *Request) Reply(parts ...[]byte) error {
-	if len(parts) == 0 {
-		return errNoParts
-	}
-	return q.r.send(q.id, append(slices.Clone(q.envelope), parts...))
-}
-
-// Endpoints returns what the socket is bound to, as specs.
-func (r *Rep) Endpoints() []string { return r.r.Endpoints() }
-
-// Close closes the socket. It is safe to call twice.
-func (r *Rep) Close() error { return r.r.Close() }

@@ -120,25 +120,24 @@ func TestMessageOverTheLimitIsRefusedBeforeItIsSent(t *testing.T) {
 
 // A request that is never answered keeps nobody else waiting, and an answer that
 // comes too late does no harm.
-func TestRepServesOthersMeanwhile(t *testing.T) {
-	rep := closing[*bus.Rep](t)(bus.NewRep(bound("ipc://" + runDir(t) + "/rep")))
-	ask := func() *bus.Dealer {
-		d, err := bus.NewDealer(connected(rep.Endpoints()[0]))
+func TestRouterServesOthersMeanwhile(t *testing.T) {
+	router := closing[*bus.Router](t)(bus.NewRouter(bound("ipc://" + runDir(t) + "/router")))
+	ask := func() (d *bus.Dealer, id []byte) {
+		d, err := bus.NewDealer(connected(router.Endpoints()[0]))
 		must(t, err)
 		must(t, d.Send(t.Context(), nil, []byte("ask")))
-		return d
+		asked, err := router.Recv(t.Context())
+		must(t, err)
+		return d, asked[0]
 	}
-	first := ask()
-	late, err := rep.Recv(t.Context())
-	must(t, err)
-	second := closing[*bus.Dealer](t)(ask(), nil)
-	req, err := rep.Recv(t.Context())
-	must(t, err)
-	must(t, req.Reply([]byte("answer")))
+	first, late := ask()
+	d, id := ask()
+	second := closing[*bus.Dealer](t)(d, nil)
+	must(t, router.Send(id, nil, []byte("answer")))
 	wantMessage(t, second, "", "answer")
 	must(t, first.Close())
 	poll.Until(t, "the asker to be gone", func() bool {
-		return errors.Is(late.Reply([]byte("too late")), bus.ErrNoPeer)
+		return errors.Is(router.Send(late, nil, []byte("too late")), bus.ErrNoPeer)
 	})
 }
 
