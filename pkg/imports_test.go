@@ -2,9 +2,11 @@
 package pkg_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path"
 	"slices"
@@ -196,6 +198,20 @@ func TestNames(t *testing.T) {
 		switch path.Base(p.path) {
 		case "util", "utils", "common", "helpers", "types", "misc":
 			t.Errorf("%s says nothing about what is in it", p.path)
+		}
+	}
+}
+
+// Whoever looks for a package finds it in the overview.
+func TestArchitectureNamesPackages(t *testing.T) {
+	text, err := os.ReadFile("../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ = bytes.Cut(text, []byte("\n## Packages\n"))
+	for _, p := range packages {
+		if name := "`" + path.Base(p.path) + "`"; p.path != "pkg/bus/bustest" && !bytes.Contains(text, []byte(name)) {
+			t.Errorf("docs/architecture.md has no place for %s", p.path)
 		}
 	}
 }

@@ -54,9 +54,9 @@
 //
 // # When the other side is not there
 //
-// Requests wait for a proxy if they may (GET, HEAD, OPTIONS; up to
-// Options.PeerWait). One whose proxy went away before it answered is sent to
-// another, likewise. Holds, their timers and keep-alives do not depend on the
+// Requests that no proxy has taken wait for one, up to Options.PeerWait. One whose
+// proxy went away before it answered is sent to another, likewise, if that is safe
+// (GET, HEAD, OPTIONS). Holds, their timers and keep-alives do not depend on the
 // handler; a new boot gets the records of all holds and is their far end from then
 // on.
 package connmgr

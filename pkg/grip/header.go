@@ -36,12 +36,10 @@ func List(h []frame.Field, name string) []string {
 	return all
 }
 
-// SplitList splits the value of one list field at its commas, but not at those
+// appendSplit splits the value of one list field at its commas, but not at those
 // between double quotes, where a backslash escapes the next character. A quote
 // that does not end makes the rest one element. "a,,b" has three elements, "a,"
 // one, "" none.
-func SplitList(value string) []string { return appendSplit(nil, value) }
-
 func appendSplit(all []string, value string) []string {
 	value = strings.TrimSpace(value)
 	start, quoted := 0, false
