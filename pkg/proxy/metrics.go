@@ -70,6 +70,13 @@ func newMetrics(r prometheus.Registerer, pushpinPrefix string) (*metrics, error)
 		malformed: counter("malformed_frames_total", "Frames that could not be read."),
 		panics:    counter("panics_total", "Exchanges that ended because of a fault in this program."),
 	}
+	// What is counted for the first time has to have been 0, or no alert sees it.
+	for _, class := range []string{"1xx", "2xx", "3xx", "4xx", "5xx"} {
+		m.responses.WithLabelValues(class)
+	}
+	for _, result := range []string{resultOK, resultError} {
+		m.reloads.WithLabelValues(result)
+	}
 	if r == nil {
 		return m, nil
 	}

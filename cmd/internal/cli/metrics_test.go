@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -21,6 +22,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/proxy"
 	"github.com/holdfast/holdfast/pkg/webhook"
 	"github.com/holdfast/holdfast/pkg/zurl"
+	"github.com/holdfast/holdfast/test/need"
 )
 
 var update = flag.Bool("update", false, "write docs/metrics.md anew")
@@ -126,24 +128,12 @@ Pushpin's form, with ` + "`prometheus_prefix`" + ` before them.
 
 `
 
-// docs/metrics.md has every metric that the code registers. make docs writes it
-// anew.
-func TestMetricsDocument(t *testing.T) {
-	network := bustest.NewNetwork()
-	var b strings.Builder
-	b.WriteString(metricsIntro)
-	section := func(title, text string, register func(prometheus.Registerer) (func() error, error)) {
-		var r recorder
-		stop, err := register(&r)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fmt.Fprintf(&b, "## %s\n\n%s\n\n%s\n", title, text, r.table(t))
-		if err := stop(); err != nil {
-			t.Error(err)
-		}
-	}
-	section("connmgr", "The process that holds the clients.", func(r prometheus.Registerer) (func() error, error) {
+// registerers make what registers metrics, with a section of docs/metrics.md for each.
+var registerers = []struct {
+	title, text string
+	register    func(t *testing.T, network *bustest.Network, r prometheus.Registerer) (stop func() error, err error)
+}{
+	{"connmgr", "The process that holds the clients.", func(_ *testing.T, network *bustest.Network, r prometheus.Registerer) (func() error, error) {
 		o := connmgr.DefaultOptions()
 		o.Bus, o.Registerer = network.Node("connmgr.0"), r
 		s, err := connmgr.New(o)
@@ -151,8 +141,8 @@ func TestMetricsDocument(t *testing.T) {
 			return nil, err
 		}
 		return s.Close, nil
-	})
-	section("proxy", "The process that talks to origins; its `holdfast_origin_` metrics are about the connections there.", func(r prometheus.Registerer) (func() error, error) {
+	}},
+	{"proxy", "The process that talks to origins; its `holdfast_origin_` metrics are about the connections there.", func(_ *testing.T, network *bustest.Network, r prometheus.Registerer) (func() error, error) {
 		o := proxy.DefaultOptions()
 		o.Bus, o.Registerer, o.Routes = network.Node("proxy.0"), r, []string{"* test"}
 		s, err := proxy.New(o)
@@ -160,8 +150,8 @@ func TestMetricsDocument(t *testing.T) {
 			return nil, err
 		}
 		return s.Close, nil
-	})
-	section("handler", "The process that takes publications and delivers them. `matched` = `delivered` + `dropped` + `pending_deliveries`, always.", func(r prometheus.Registerer) (func() error, error) {
+	}},
+	{"handler", "The process that takes publications and delivers them. `matched` = `delivered` + `dropped` + `pending_deliveries`, always.", func(t *testing.T, network *bustest.Network, r prometheus.Registerer) (func() error, error) {
 		o := handler.DefaultOptions()
 		o.Bus, o.Registerer, o.HTTPAddr = network.Node("handler.0"), r, net.JoinHostPort("127.0.0.1", "0")
 		o.PushIn, o.Command, o.Stats, o.PushInSub = "tcp://127.0.0.1:0", "tcp://127.0.0.1:0", "", nil
@@ -170,8 +160,8 @@ func TestMetricsDocument(t *testing.T) {
 			return nil, err
 		}
 		return s.Close, nil
-	})
-	section("zurl", "The process that makes outbound requests for the others.", func(r prometheus.Registerer) (func() error, error) {
+	}},
+	{"zurl", "The process that makes outbound requests for the others.", func(_ *testing.T, network *bustest.Network, r prometheus.Registerer) (func() error, error) {
 		o := zurl.DefaultOptions()
 		o.Bus, o.Registerer = network.Node("zurl.0"), r
 		s, err := zurl.New(o)
@@ -179,8 +169,8 @@ func TestMetricsDocument(t *testing.T) {
 			return nil, err
 		}
 		return s.Close, nil
-	})
-	section("The bus, in every process", "What passes between the processes, and the ZeroMQ sockets for publishers.", func(r prometheus.Registerer) (func() error, error) {
+	}},
+	{"The bus, in every process", "What passes between the processes, and the ZeroMQ sockets for publishers.", func(t *testing.T, _ *bustest.Network, r prometheus.Registerer) (func() error, error) {
 		n, err := bus.New(bus.Options{Name: "handler.0", Dir: t.TempDir(), Registerer: r})
 		if err != nil {
 			return nil, err
@@ -190,7 +180,26 @@ func TestMetricsDocument(t *testing.T) {
 			return nil, err
 		}
 		return func() error { _ = p.Close(); return n.Close() }, nil
-	})
+	}},
+}
+
+// docs/metrics.md has every metric that the code registers. make docs writes it
+// anew.
+func TestMetricsDocument(t *testing.T) {
+	network := bustest.NewNetwork()
+	var b strings.Builder
+	b.WriteString(metricsIntro)
+	for _, of := range registerers {
+		var r recorder
+		stop, err := of.register(t, network, &r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&b, "## %s\n\n%s\n\n%s\n", of.title, of.text, r.table(t))
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}
 	const file = "../../../docs/metrics.md"
 	want := strings.TrimSuffix(b.String(), "\n")
 	if *update {
@@ -229,7 +238,7 @@ func TestMetricsThatAreNamedExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range append(files, root+"README.md", root+"deploy/alerts.yml") {
+	for _, name := range append(files, root+"README.md", alerts, alertsTest) {
 		text, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -238,6 +247,79 @@ func TestMetricsThatAreNamedExist(t *testing.T) {
 			if !known[metric] && metric != "holdfast_build_info" && metric != "holdfast_log_lines_lost_total" {
 				t.Errorf("%s names the metric %s, which there is not", name, metric)
 			}
+		}
+	}
+}
+
+const (
+	alerts     = "../../../deploy/alerts.yml"
+	alertsTest = "../../../deploy/alerts_test.yml"
+)
+
+func read(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// An alert that asks for a label asks for one that is there before anything is
+// counted: for Prometheus a counter that begins at 1 has not grown.
+func TestAlertsAskForSeriesThatExist(t *testing.T) {
+	network := bustest.NewNetwork()
+	known := make(map[string]bool)
+	for _, of := range registerers {
+		r := prometheus.NewRegistry()
+		stop, err := of.register(t, network, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		families, err := r.Gather()
+		if err != nil {
+			t.Error(err)
+		}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				for _, l := range m.GetLabel() {
+					known[f.GetName()+" "+l.GetName()+" "+l.GetValue()] = true
+				}
+			}
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}
+	asked := 0
+	for _, m := range regexp.MustCompile(`\b(holdfast_[a-z_]+)\{([a-z_]+)=~?"([^"]+)"\}`).FindAllStringSubmatch(read(t, alerts), -1) {
+		for value := range strings.SplitSeq(m[3], "|") {
+			asked++
+			if !known[m[1]+" "+m[2]+" "+value] {
+				t.Errorf("an alert asks for %s with %s=%q, which is not there at the start", m[1], m[2], value)
+			}
+		}
+	}
+	if asked < 5 {
+		t.Errorf("found only %d labels in the alerts", asked)
+	}
+}
+
+// Prometheus reads the alerts, and each comes when it should and not otherwise.
+func TestAlerts(t *testing.T) {
+	tests := read(t, alertsTest)
+	for _, m := range regexp.MustCompile(`- alert: (\w+)`).FindAllStringSubmatch(read(t, alerts), -1) {
+		if !regexp.MustCompile(`alertname: ` + m[1] + `\n +exp_alerts:\n`).MatchString(tests) {
+			t.Errorf("no test shows that %s comes", m[1])
+		}
+		if !regexp.MustCompile(`alertname: ` + m[1] + `\}`).MatchString(tests) {
+			t.Errorf("no test shows that %s does not come when all is well", m[1])
+		}
+	}
+	need.Program(t, "promtool", "prometheus")
+	for _, args := range [][]string{{"check", "rules", alerts}, {"test", "rules", alertsTest}} {
+		if out, err := exec.CommandContext(t.Context(), "promtool", args...).CombinedOutput(); err != nil {
+			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
 }
