@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 
@@ -36,7 +37,8 @@ func webhooksCommand() *cobra.Command {
 		Example: "  handler webhooks create https://example.com/hook 'orders-*'\n" +
 			"  handler webhooks list\n" +
 			"  handler webhooks attempts ep_abc\n" +
-			"  handler webhooks replay ep_abc --since 2026-01-31T00:00:00Z",
+			"  handler webhooks replay ep_abc --since 2026-01-31T00:00:00Z\n" +
+			"  handler webhooks resend ep_abc --id msg_1",
 	}
 	p := root.PersistentFlags()
 	p.StringVar(&f.spec, "spec", "", "control `URL`, with iss and key if wanted; without it the environment variable GRIP_URL, else http://localhost:5561")
@@ -80,6 +82,7 @@ func webhooksCommand() *cobra.Command {
 		Events      any     `json:"events,omitempty"`
 		Order       string  `json:"order,omitempty"`
 		RateLimit   float64 `json:"rate_limit,omitempty"`
+		Keep        string  `json:"keep,omitempty"`
 		Verify      bool    `json:"verify"`
 		Description string  `json:"description,omitempty"`
 	}
@@ -100,6 +103,7 @@ func webhooksCommand() *cobra.Command {
 	create.Flags().StringVar(&in.Description, "description", "", "`TEXT` for people")
 	create.Flags().StringArrayVar(&events, "event", nil, "`KIND` of event instead of message.published, or *; may be repeated")
 	create.Flags().Float64Var(&in.RateLimit, "rate-limit", 0, "requests a second; 0 is no limit")
+	create.Flags().StringVar(&in.Keep, "keep", "", "keep delivered messages for a `TIME` such as 6h or 7d, for resend")
 	create.Flags().BoolVar(&inOrder, "in-order", false, "deliver one message after the other")
 	create.Flags().BoolVar(&noVerify, "no-verify", false, "do not ask the endpoint to answer a challenge first")
 
@@ -111,7 +115,7 @@ func webhooksCommand() *cobra.Command {
 		cmd.Flags().StringVar(&since, "since", "", "only messages published at that `TIME` (RFC 3339) or later")
 		cmd.Flags().StringVar(&until, "until", "", "only messages published before that `TIME`")
 	}
-	choice(add("dead ENDPOINT", "List the messages that were given up", "dead ep_abc", one, func(ctx context.Context, args []string) error {
+	query := func() url.Values {
 		q := url.Values{"id": ids}
 		if since != "" {
 			q.Set("since", since)
@@ -119,13 +123,35 @@ func webhooksCommand() *cobra.Command {
 		if until != "" {
 			q.Set("until", until)
 		}
-		return f.dead(ctx, args[0], q)
+		return q
+	}
+	choice(add("dead ENDPOINT", "List the messages that were given up", "dead ep_abc", one, func(ctx context.Context, args []string) error {
+		return f.dead(ctx, args[0], query())
 	}))
 	replay := add("replay ENDPOINT", "Queue messages again that were given up", "replay ep_abc --id msg_1", one, func(ctx context.Context, args []string) error {
 		return f.show(ctx, "POST", args[0]+"/replay", nil, map[string]any{"ids": ids, "since": since, "until": until, "all": all})
 	})
 	choice(replay)
 	replay.Flags().BoolVar(&all, "all", false, "all of them")
+
+	var after uint64
+	kept := add("kept ENDPOINT", "List the messages that were delivered and are kept", "kept ep_abc --since 2026-01-31T00:00:00Z", one,
+		func(ctx context.Context, args []string) error {
+			q := query()
+			if after > 0 {
+				q.Set("after", strconv.FormatUint(after, 10))
+			}
+			return f.kept(ctx, args[0], q)
+		})
+	resend := add("resend ENDPOINT", "Send messages again that were delivered and are kept", "resend ep_abc --since 2026-01-31T00:00:00Z", one,
+		func(ctx context.Context, args []string) error {
+			return f.resend(ctx, args[0], after, map[string]any{"ids": ids, "since": since, "until": until, "all": all})
+		})
+	for _, cmd := range []*cobra.Command{kept, resend} {
+		choice(cmd)
+		cmd.Flags().Uint64Var(&after, "after", 0, "only messages after that `NUMBER`")
+	}
+	resend.Flags().BoolVar(&all, "all", false, "all of them")
 	return root
 }
 
@@ -228,15 +254,16 @@ func (f *webhooksFlags) list(ctx context.Context, _ []string) error {
 				Oldest   float64 `json:"oldest_seconds"`
 			}
 			Dead int `json:"dead_letters"`
+			Kept struct{ Messages int }
 		}
 	}
-	return table(ctx, f, "", url.Values{"limit": {"1000"}}, &v, "ENDPOINT\tSTATUS\tWAITING\tOLDEST\tDEAD\tURL\tCHANNELS", func(w io.Writer) {
+	return table(ctx, f, "", url.Values{"limit": {"1000"}}, &v, "ENDPOINT\tSTATUS\tWAITING\tOLDEST\tDEAD\tKEPT\tURL\tCHANNELS", func(w io.Writer) {
 		for _, e := range v.Endpoints {
 			status := e.Status
 			if e.Reason != "" {
 				status += " (" + e.Reason + ")"
 			}
-			_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%.0fs\t%d\t%s\t%s\n", e.ID, status, e.Queue.Messages, e.Queue.Oldest, e.Dead, e.URL, strings.Join(e.Channels, " "))
+			_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%.0fs\t%d\t%d\t%s\t%s\n", e.ID, status, e.Queue.Messages, e.Queue.Oldest, e.Dead, e.Kept.Messages, e.URL, strings.Join(e.Channels, " "))
 		}
 	})
 }
@@ -270,4 +297,57 @@ func (f *webhooksFlags) dead(ctx context.Context, id string, q url.Values) error
 			_, _ = fmt.Fprintf(w, "%s\t%s\t%.40q\t%d\t%d\t%s\n", d.At, d.Message, d.Channel, d.Attempts, d.Status, d.Reason)
 		}
 	})
+}
+
+func (f *webhooksFlags) kept(ctx context.Context, id string, q url.Values) error {
+	var v struct {
+		Kept []struct {
+			Number               uint64
+			Message, Channel, At string
+			Delivered            string `json:"delivered_at"`
+			Attempts, Size       int
+		}
+	}
+	return table(ctx, f, id+"/kept", q, &v, "NUMBER\tPUBLISHED\tDELIVERED\tMESSAGE\tCHANNEL\tATTEMPTS\tBYTES", func(w io.Writer) {
+		for _, k := range v.Kept {
+			_, _ = fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%.40q\t%d\t%d\n", k.Number, k.At, k.Delivered, k.Message, k.Channel, k.Attempts, k.Size)
+		}
+	})
+}
+
+// resend asks as long as there is more, and room for it.
+func (f *webhooksFlags) resend(ctx context.Context, id string, after uint64, in map[string]any) error {
+	for sent := 0; ; {
+		if after > 0 {
+			in["after"] = after
+		}
+		b, err := f.call(ctx, http.MethodPost, id+"/resend", nil, in)
+		if err != nil {
+			return err
+		}
+		var v struct {
+			Resent int
+			Last   uint64
+			More   bool
+		}
+		if err := json.Unmarshal(b, &v); err != nil {
+			return fmt.Errorf("answer: %w", err)
+		}
+		sent += v.Resent
+		after = max(after, v.Last)
+		if f.asJSON {
+			if _, err := f.out.Write(b); err != nil {
+				return err
+			}
+		}
+		switch {
+		case !v.More && f.asJSON:
+			return nil
+		case !v.More:
+			_, err = fmt.Fprintf(f.out, "%d messages are sent again\n", sent)
+			return err
+		case v.Last == 0: // not one more
+			return fmt.Errorf("the queue is full after %d messages; go on with --after %d when it is not", sent, after)
+		}
+	}
 }

@@ -66,7 +66,7 @@ func options(c *config.Config) (zurl.Options, error) {
 	o.SessionTimeout, o.MaxAge, o.NoIPv6 = z.Timeout, z.MaxAge, !z.AllowIPv6
 	o.MaxFetches, o.MaxQueued, o.MaxBody, o.FetchTimeout = z.MaxFetches, z.MaxQueued, int64(z.MaxBody), z.FetchTimeout
 	o.MaxHead, o.ConnectTimeout, o.DrainTime = int64(z.MaxHead), z.ConnectTimeout, z.DrainTime
-	o.Webhooks = zurl.Webhooks{Store: z.WebhookStore, Early: z.WebhookAck == "queued", MaxBytes: int64(z.WebhookMaxBytes)}
+	o.Webhooks = zurl.Webhooks{Store: z.WebhookStore, Early: z.WebhookAck == "queued", MaxBytes: int64(z.WebhookMaxBytes), KeepBytes: int64(z.WebhookKeepBytes)}
 	if z.WebhookFile != "" {
 		o.Webhooks.File = c.Path(z.WebhookFile)
 	}

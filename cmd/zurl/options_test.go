@@ -27,7 +27,7 @@ func TestDefaults(t *testing.T) {
 		t.Error("the default policy lets requests in, or none out")
 	}
 	got.Policy = nil
-	if want := (zurl.Webhooks{Store: "state/webhooks.db", File: "webhooks", MaxBytes: 1 << 30}); got.Webhooks != want {
+	if want := (zurl.Webhooks{Store: "state/webhooks.db", File: "webhooks", MaxBytes: 1 << 30, KeepBytes: 256 << 20}); got.Webhooks != want {
 		t.Errorf("webhooks: got %+v, want %+v", got.Webhooks, want)
 	}
 	got.Webhooks = zurl.Webhooks{} // the package has none unless it is told where

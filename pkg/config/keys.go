@@ -154,33 +154,34 @@ type Handler struct {
 
 // Zurl is section [zurl].
 type Zurl struct {
-	InSpec          string        `key:"in_spec" offset:"yes" doc:"Where to take requests over ZeroMQ PUSH/PULL, see docs/zurl.md. This, in_stream_spec and out_spec are set together or not at all. Whoever can connect can make requests, to forbidden addresses too (ignore-policies): ipc, or a private network."`
-	InStreamSpec    string        `key:"in_stream_spec" offset:"yes" doc:"Where clients of in_spec go on with their requests, over ROUTER/DEALER."`
-	OutSpec         string        `key:"out_spec" offset:"yes" doc:"Where to send the answers, over PUB/SUB."`
-	InReqSpec       string        `key:"in_req_spec" offset:"yes" doc:"Where to take requests over ZeroMQ REQ/ROUTER and answer them, see docs/zurl.md. Empty: nowhere."`
-	InstanceID      string        `key:"instance_id" doc:"The name by which clients of in_stream_spec address this instance. Empty: a random one."`
-	IPCFileMode     Mode          `key:"ipc_file_mode" doc:"Permissions of these sockets where they are ipc, octal. Empty: as the umask says."`
-	InHWM           int           `key:"in_hwm" default:"1000" min:"1" max:"1000000" doc:"Messages that may wait in each of the receiving sockets."`
-	MaxOpenRequests int           `key:"max_open_requests" default:"2000" min:"-1" max:"1000000" doc:"Requests of these sockets that are open at a time; further ones are not read yet. -1: 1000000."`
-	BufferSize      Bytes         `key:"buffer_size" default:"200000" min:"1024" max:"16M" doc:"What a client of in_spec may send without further credits, and the largest WebSocket frame."`
-	MaxWhole        Bytes         `key:"max_whole" default:"10M" min:"1024" max:"64M" doc:"Largest response body that goes into one packet, unless the request says less."`
-	Timeout         time.Duration `key:"timeout" default:"600" unit:"s" min:"10ms" doc:"A request of these sockets ends when no byte has moved for so long."`
-	MaxAge          time.Duration `key:"connection_max_time" default:"7200" unit:"s" min:"1s" doc:"How long a connection to a server is used for further requests."`
-	AllowIPv6       bool          `key:"allow_ipv6" default:"true" doc:"Whether IPv6 addresses may be called at all. (false in Zurl, unless it is set.)"`
-	MaxFetches      int           `key:"max_fetches" default:"200" min:"1" max:"100000" doc:"Requests of the other processes that are made at a time."`
-	MaxQueued       int           `key:"max_queued" default:"2000" min:"0" max:"1000000" doc:"Requests of the other processes that may wait for their turn; more are answered with the condition too-busy."`
-	MaxBody         Bytes         `key:"max_body" default:"1M" min:"1" max:"4M" doc:"Largest response body that is read for another process, unless the request says less."`
-	FetchTimeout    time.Duration `key:"fetch_timeout" default:"60" unit:"s" min:"10ms" max:"1h" doc:"Limit for a whole request of another process, unless it says less."`
-	MaxHead         Bytes         `key:"max_head" default:"64K" min:"1024" max:"1M" doc:"Largest response headers."`
-	ConnectTimeout  time.Duration `key:"connect_timeout" default:"10" unit:"s" min:"10ms" doc:"Limit for reaching the server, TLS included."`
-	DefPolicy       string        `key:"defpolicy" default:"allow" oneof:"allow,deny" doc:"allow: every address may be called that deny does not name, or that allow does. deny: only addresses that allow names and deny does not."`
-	Allow           []string      `key:"allow" doc:"What may be called: names, addresses, patterns with one *, networks such as 10.1.0.0/16, or @internal for all private, local and reserved addresses; each with :PORT or :FIRST-LAST if wanted."`
-	Deny            []string      `key:"deny" default:"@internal" doc:"What may not be called, in the same form. Requests that a trusted route leads to are exempt."`
-	DrainTime       time.Duration `key:"drain_time" default:"5" unit:"s" min:"0s" doc:"How long a zurl that is stopped lets open requests go on."`
-	WebhookStore    string        `key:"webhook_store" default:"state/webhooks.db" doc:"The file that webhook endpoints and queues are in, relative to the working directory. It is made, with its directory, when the first endpoint is. Empty: no webhooks."`
-	WebhookFile     string        `key:"webhook_file" default:"webhooks" doc:"The file that declares webhook endpoints, in JSON; a relative path starts from the directory of this file. It need not exist, and is read again when it changes."`
-	WebhookAck      string        `key:"webhook_ack" default:"disk" oneof:"disk,queued" doc:"When a publish is acknowledged: disk, when its webhooks are on disk; queued, when they are in memory, which is faster and loses what was not written yet if zurl is killed."`
-	WebhookMaxBytes Bytes         `key:"webhook_max_bytes" default:"1G" min:"1M" max:"1024G" doc:"What all webhook queues may hold together. Publishes that need more are refused."`
+	InSpec           string        `key:"in_spec" offset:"yes" doc:"Where to take requests over ZeroMQ PUSH/PULL, see docs/zurl.md. This, in_stream_spec and out_spec are set together or not at all. Whoever can connect can make requests, to forbidden addresses too (ignore-policies): ipc, or a private network."`
+	InStreamSpec     string        `key:"in_stream_spec" offset:"yes" doc:"Where clients of in_spec go on with their requests, over ROUTER/DEALER."`
+	OutSpec          string        `key:"out_spec" offset:"yes" doc:"Where to send the answers, over PUB/SUB."`
+	InReqSpec        string        `key:"in_req_spec" offset:"yes" doc:"Where to take requests over ZeroMQ REQ/ROUTER and answer them, see docs/zurl.md. Empty: nowhere."`
+	InstanceID       string        `key:"instance_id" doc:"The name by which clients of in_stream_spec address this instance. Empty: a random one."`
+	IPCFileMode      Mode          `key:"ipc_file_mode" doc:"Permissions of these sockets where they are ipc, octal. Empty: as the umask says."`
+	InHWM            int           `key:"in_hwm" default:"1000" min:"1" max:"1000000" doc:"Messages that may wait in each of the receiving sockets."`
+	MaxOpenRequests  int           `key:"max_open_requests" default:"2000" min:"-1" max:"1000000" doc:"Requests of these sockets that are open at a time; further ones are not read yet. -1: 1000000."`
+	BufferSize       Bytes         `key:"buffer_size" default:"200000" min:"1024" max:"16M" doc:"What a client of in_spec may send without further credits, and the largest WebSocket frame."`
+	MaxWhole         Bytes         `key:"max_whole" default:"10M" min:"1024" max:"64M" doc:"Largest response body that goes into one packet, unless the request says less."`
+	Timeout          time.Duration `key:"timeout" default:"600" unit:"s" min:"10ms" doc:"A request of these sockets ends when no byte has moved for so long."`
+	MaxAge           time.Duration `key:"connection_max_time" default:"7200" unit:"s" min:"1s" doc:"How long a connection to a server is used for further requests."`
+	AllowIPv6        bool          `key:"allow_ipv6" default:"true" doc:"Whether IPv6 addresses may be called at all. (false in Zurl, unless it is set.)"`
+	MaxFetches       int           `key:"max_fetches" default:"200" min:"1" max:"100000" doc:"Requests of the other processes that are made at a time."`
+	MaxQueued        int           `key:"max_queued" default:"2000" min:"0" max:"1000000" doc:"Requests of the other processes that may wait for their turn; more are answered with the condition too-busy."`
+	MaxBody          Bytes         `key:"max_body" default:"1M" min:"1" max:"4M" doc:"Largest response body that is read for another process, unless the request says less."`
+	FetchTimeout     time.Duration `key:"fetch_timeout" default:"60" unit:"s" min:"10ms" max:"1h" doc:"Limit for a whole request of another process, unless it says less."`
+	MaxHead          Bytes         `key:"max_head" default:"64K" min:"1024" max:"1M" doc:"Largest response headers."`
+	ConnectTimeout   time.Duration `key:"connect_timeout" default:"10" unit:"s" min:"10ms" doc:"Limit for reaching the server, TLS included."`
+	DefPolicy        string        `key:"defpolicy" default:"allow" oneof:"allow,deny" doc:"allow: every address may be called that deny does not name, or that allow does. deny: only addresses that allow names and deny does not."`
+	Allow            []string      `key:"allow" doc:"What may be called: names, addresses, patterns with one *, networks such as 10.1.0.0/16, or @internal for all private, local and reserved addresses; each with :PORT or :FIRST-LAST if wanted."`
+	Deny             []string      `key:"deny" default:"@internal" doc:"What may not be called, in the same form. Requests that a trusted route leads to are exempt."`
+	DrainTime        time.Duration `key:"drain_time" default:"5" unit:"s" min:"0s" doc:"How long a zurl that is stopped lets open requests go on."`
+	WebhookStore     string        `key:"webhook_store" default:"state/webhooks.db" doc:"The file that webhook endpoints and queues are in, relative to the working directory. It is made, with its directory, when the first endpoint is. Empty: no webhooks."`
+	WebhookFile      string        `key:"webhook_file" default:"webhooks" doc:"The file that declares webhook endpoints, in JSON; a relative path starts from the directory of this file. It need not exist, and is read again when it changes."`
+	WebhookAck       string        `key:"webhook_ack" default:"disk" oneof:"disk,queued" doc:"When a publish is acknowledged: disk, when its webhooks are on disk; queued, when they are in memory, which is faster and loses what was not written yet if zurl is killed."`
+	WebhookMaxBytes  Bytes         `key:"webhook_max_bytes" default:"1G" min:"1M" max:"1024G" doc:"What all webhook queues may hold together. Publishes that need more are refused."`
+	WebhookKeepBytes Bytes         `key:"webhook_keep_bytes" default:"256M" min:"0" max:"1024G" doc:"What all webhook endpoints may keep of delivered messages together, to send them again. A message counts its bytes and 256 more, at each endpoint. At the bound the endpoint that keeps the most gives up its oldest. 0: nothing is kept."`
 	Runtime
 }
 

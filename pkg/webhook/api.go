@@ -2,10 +2,12 @@ package webhook
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"slices"
@@ -121,16 +123,16 @@ var actions = map[string]map[string]action{
 			if err != nil {
 				return 0, nil, err
 			}
-			c := Choice{All: true, IDs: q["id"]}
-			if err := c.times(q.Get("since"), q.Get("until")); err != nil {
+			c, err := choiceIn(q)
+			if err != nil {
 				return 0, nil, err
 			}
 			all, err := s.DeadLetters(id, c, limit)
 			return 200, map[string]any{"dead_letters": all}, err
 		},
 		"DELETE": func(s *Service, id string, q url.Values, _ []byte) (int, any, error) {
-			c := Choice{All: true, IDs: q["id"]}
-			if err := c.times(q.Get("since"), q.Get("until")); err != nil {
+			c, err := choiceIn(q)
+			if err != nil {
 				return 0, nil, err
 			}
 			n, err := s.Purge(id, c)
@@ -138,25 +140,78 @@ var actions = map[string]map[string]action{
 		},
 	},
 	"replay": {"POST": func(s *Service, id string, _ url.Values, body []byte) (int, any, error) {
-		var in struct {
-			IDs   []string `json:"ids"`
-			Since string   `json:"since"`
-			Until string   `json:"until"`
-			All   bool     `json:"all"`
-		}
-		if err := decode(body, &in); err != nil {
-			return 0, nil, fmt.Errorf("%w: %w", ErrInvalid, err)
-		}
-		c := Choice{IDs: in.IDs, All: in.All}
-		if err := c.times(in.Since, in.Until); err != nil {
+		c, after, err := choiceOf(body)
+		if err != nil {
 			return 0, nil, err
 		}
-		if len(c.IDs) == 0 && c.Since.IsZero() && c.Until.IsZero() && !c.All {
-			return 0, nil, fmt.Errorf(`%w: want ids, since, until or "all": true`, ErrInvalid)
+		if after != 0 {
+			return 0, nil, fmt.Errorf("%w: after: dead letters have no number", ErrInvalid)
 		}
 		n, err := s.Replay(id, c)
 		return 200, map[string]int{"replayed": n}, err
 	}},
+	"kept": {
+		"GET": func(s *Service, id string, q url.Values, _ []byte) (int, any, error) {
+			limit, err := limitOf(q)
+			if err != nil {
+				return 0, nil, err
+			}
+			c, err := choiceIn(q)
+			if err != nil {
+				return 0, nil, err
+			}
+			after, err := strconv.ParseUint(cmp.Or(q.Get("after"), "0"), 10, 63)
+			if err != nil {
+				return 0, nil, fmt.Errorf("%w: after: want the number of a message", ErrInvalid)
+			}
+			all, err := s.Kept(id, c, after, limit)
+			return 200, map[string]any{"kept": all}, err
+		},
+		"DELETE": func(s *Service, id string, q url.Values, _ []byte) (int, any, error) {
+			c, err := choiceIn(q)
+			if err != nil {
+				return 0, nil, err
+			}
+			n, err := s.PurgeKept(id, c)
+			return 200, map[string]int{"purged": n}, err
+		},
+	},
+	"resend": {"POST": func(s *Service, id string, _ url.Values, body []byte) (int, any, error) {
+		c, after, err := choiceOf(body)
+		if err != nil {
+			return 0, nil, err
+		}
+		res, err := s.Resend(id, c, after)
+		return 200, res, err
+	}},
+}
+
+// choiceIn reads a choice from a query; without any it is all.
+func choiceIn(q url.Values) (Choice, error) {
+	c := Choice{All: true, IDs: q["id"]}
+	return c, c.times(q.Get("since"), q.Get("until"))
+}
+
+// choiceOf reads a choice from a body. after is 0 if it is not there.
+func choiceOf(body []byte) (c Choice, after uint64, err error) {
+	var in struct {
+		IDs   []string `json:"ids"`
+		Since string   `json:"since"`
+		Until string   `json:"until"`
+		All   bool     `json:"all"`
+		After uint64   `json:"after"`
+	}
+	if err := decode(body, &in); err != nil {
+		return c, 0, fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	c = Choice{IDs: in.IDs, All: in.All}
+	if err := c.times(in.Since, in.Until); err != nil {
+		return c, 0, err
+	}
+	if len(c.IDs) == 0 && c.Since.IsZero() && c.Until.IsZero() && !c.All {
+		return c, 0, fmt.Errorf(`%w: want ids, since, until or "all": true`, ErrInvalid)
+	}
+	return c, min(in.After, math.MaxInt64), nil
 }
 
 // times reads the bounds of a choice, in RFC 3339.

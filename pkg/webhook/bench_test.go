@@ -18,10 +18,19 @@ import (
 )
 
 // BenchmarkDeliveries measures deliveries over HTTP from queues on disk: one
-// message in each iteration, for 1, 100 and 1,000 endpoints.
+// message in each iteration, for 1, 100 and 1,000 endpoints, and for 100 that keep
+// what was delivered.
 func BenchmarkDeliveries(b *testing.B) {
-	for _, n := range []int{1, 100, 1000} {
-		b.Run(fmt.Sprintf("endpoints=%d", n), func(b *testing.B) {
+	for _, c := range []struct {
+		endpoints int
+		keep      time.Duration
+	}{{1, 0}, {100, 0}, {1000, 0}, {100, time.Hour}} {
+		n := c.endpoints
+		name := fmt.Sprintf("endpoints=%d", n)
+		if c.keep > 0 {
+			name += ",keep"
+		}
+		b.Run(name, func(b *testing.B) {
 			var delivered atomic.Int64
 			srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 				_, _ = io.Copy(io.Discard, r.Body)
@@ -47,7 +56,7 @@ func BenchmarkDeliveries(b *testing.B) {
 				return Response{Status: resp.StatusCode}
 			})
 			for i := range n {
-				e := Endpoint{ID: fmt.Sprint("e", i), URL: srv.URL, Channels: []string{"*"}, MaxQueue: 1e6, MaxBytes: 1 << 30}
+				e := Endpoint{ID: fmt.Sprint("e", i), URL: srv.URL, Channels: []string{"*"}, MaxQueue: 1e6, MaxBytes: 1 << 30, Keep: Duration(c.keep)}
 				if _, err := s.Create(e); err != nil {
 					b.Fatal(err)
 				}

@@ -194,6 +194,7 @@ func (s *Service) keepHouse() {
 			ep.lapsed, expired = over, true // or back, if the system's clock was put back
 		}
 	}
+	s.sweep()
 	s.mu.Unlock()
 	if expired {
 		s.changed()
@@ -409,7 +410,7 @@ func (s *Service) judge(ep *endpoint, e entry, a *Attempt, res Response, now tim
 		a.Outcome = outcomeDelivered
 		s.metrics.deliveries[outcomeDelivered].Inc()
 		s.metrics.waited.Observe(s.clock.age(e.at, now).Seconds())
-		s.settled(ep, e, a, save)
+		s.settled(ep, e, a, save, now)
 		return
 	}
 
@@ -506,14 +507,20 @@ func (s *Service) later(ep *endpoint, e entry, a *Attempt, at time.Time) {
 	}})
 }
 
-// settled removes an entry that was delivered. Caller holds mu.
-func (s *Service) settled(ep *endpoint, e entry, a *Attempt, save bool) {
+// settled removes an entry that was delivered from the queue. Caller holds mu.
+func (s *Service) settled(ep *endpoint, e entry, a *Attempt, save bool, now time.Time) {
 	s.count(ep, e, -1)
+	kept, keep := s.keep(ep, e, now)
 	unused := s.release(e.seq)
 	record := s.attemptRecord(ep, a)
 	s.submit(op{keep: true, apply: func(tx *bolt.Tx) error {
 		if err := record(tx); err != nil {
 			return err
+		}
+		if keep {
+			if err := put(tx, bucketKept, key(ep.Num, e.seq), appendEntry(nil, s.clock.save(kept, now))); err != nil {
+				return err
+			}
 		}
 		if unused {
 			if err := del(tx, bucketMessages, seqKey(e.seq)); err != nil {
@@ -522,6 +529,12 @@ func (s *Service) settled(ep *endpoint, e entry, a *Attempt, save bool) {
 		}
 		return del(tx, bucketQueue, key(ep.Num, e.seq))
 	}})
+	if keep {
+		s.forget(s.overdue([]*endpoint{ep}, maxSweepEach, now), nil)
+		if s.keptBytes > s.o.MaxKept { // a large one takes the room of many small ones
+			s.sweep()
+		}
+	}
 	if save {
 		s.save(ep)
 	}

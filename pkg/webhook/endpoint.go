@@ -114,6 +114,9 @@ type Endpoint struct {
 	MaxBytes int64    `json:"max_bytes"`
 	MaxAge   Duration `json:"max_age"`
 	OnFull   string   `json:"on_full"`
+	// Keep is for how long delivered messages can be sent again; 0 is not at all.
+	// Options.MaxKept bounds what all endpoints keep.
+	Keep Duration `json:"keep,omitempty"`
 	// Verify asks the endpoint to answer a challenge before anything else is
 	// sent.
 	Verify bool `json:"verify"`
@@ -175,6 +178,7 @@ const (
 	maxText     = 1024
 	maxPairs    = 50
 	maxURL      = 2048
+	maxKeep     = Duration(30 * 24 * time.Hour)
 )
 
 var validID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
@@ -221,6 +225,7 @@ func (e *Endpoint) check() error {
 	need(e.MaxAge >= Duration(time.Second), "max_age: want at least 1s")
 	need(e.OnFull == FullDropOldest || e.OnFull == FullDropNewest || e.OnFull == FullRefuse,
 		"on_full: want %s, %s or %s", FullDropOldest, FullDropNewest, FullRefuse)
+	need(e.Keep <= maxKeep, "keep: want at most %s", maxKeep)
 	if e.Secret != "" {
 		if _, err := parseSecret(e.Secret); err != nil {
 			errs = append(errs, fmt.Errorf("secret: %w", err))
@@ -291,6 +296,7 @@ type View struct {
 	LastError   string     `json:"last_error,omitempty"`
 	Queue       QueueView  `json:"queue"`
 	DeadLetters int        `json:"dead_letters"`
+	Kept        KeptView   `json:"kept"`
 }
 
 // QueueView is how much waits for an endpoint.
@@ -298,4 +304,11 @@ type QueueView struct {
 	Messages  int     `json:"messages"`
 	Bytes     int64   `json:"bytes"`
 	OldestAge float64 `json:"oldest_seconds"`
+}
+
+// KeptView is what is kept of an endpoint's delivered messages. A message counts
+// 256 bytes more than it has.
+type KeptView struct {
+	Messages int   `json:"messages"`
+	Bytes    int64 `json:"bytes"`
 }

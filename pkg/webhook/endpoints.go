@@ -220,6 +220,7 @@ func (s *Service) change(ep *endpoint, f func()) (View, error) {
 	}
 	s.mu.Lock()
 	s.kick(ep)
+	s.sweep() // it may want to keep less
 	v := ep.view(s.clock, time.Now())
 	s.mu.Unlock()
 	s.changed()
@@ -245,12 +246,12 @@ func (s *Service) Delete(id string) error {
 	var seqs []uint64
 	err = s.do(func(tx *bolt.Tx) error {
 		seqs = nil
-		for _, bucket := range [][]byte{bucketQueue, bucketDead, bucketAttempts} {
+		for _, bucket := range [][]byte{bucketQueue, bucketDead, bucketKept, bucketAttempts} {
 			found, err := deleteOf(tx, bucket, ep.Num)
 			if err != nil {
 				return err
 			}
-			if !slices.Equal(bucket, bucketAttempts) {
+			if slices.Equal(bucket, bucketQueue) || slices.Equal(bucket, bucketDead) {
 				seqs = append(seqs, found...)
 			}
 		}
@@ -268,6 +269,14 @@ func (s *Service) Delete(id string) error {
 				unused = append(unused, seq)
 			}
 		}
+		for _, e := range ep.kept {
+			s.countKept(ep, e, -1)
+			if s.unused(e.seq) {
+				unused = append(unused, e.seq)
+			}
+		}
+		s.metrics.forgotten[forgotGone].Add(float64(len(ep.kept)))
+		ep.kept = nil
 		s.dropMessages(unused)
 		s.pending -= ep.depth
 	}
@@ -387,22 +396,29 @@ func (s *Service) Attempts(id string, limit int) ([]Attempt, error) {
 	return all[:min(len(all), limit)], err
 }
 
-// Choice says which dead letters are meant: those with one of the ids, or those
-// that were published within a time. The zero value is none.
+// Choice says which dead letters or kept messages are meant: those with one of the
+// ids, or those that were published within a time. The zero value is none.
 type Choice struct {
 	IDs          []string
 	Since, Until time.Time
 	All          bool
 }
 
-func (c *Choice) has(d *DeadLetter) bool {
-	if len(c.IDs) > 0 {
-		return slices.Contains(c.IDs, d.Message)
+// matcher returns what says whether a message is meant.
+func (c *Choice) matcher() func(id string, at time.Time) bool {
+	ids := make(map[string]bool, len(c.IDs))
+	for _, id := range c.IDs {
+		ids[id] = true
 	}
-	if c.Since.IsZero() && c.Until.IsZero() {
-		return c.All
+	return func(id string, at time.Time) bool {
+		if len(ids) > 0 {
+			return ids[id]
+		}
+		if c.Since.IsZero() && c.Until.IsZero() {
+			return c.All
+		}
+		return !at.Before(c.Since) && (c.Until.IsZero() || at.Before(c.Until))
 	}
-	return !d.At.Before(c.Since) && (c.Until.IsZero() || d.At.Before(c.Until))
 }
 
 // DeadLetters returns dead letters of an endpoint, the oldest first.
@@ -412,10 +428,11 @@ func (s *Service) DeadLetters(id string, c Choice, limit int) ([]DeadLetter, err
 		return nil, err
 	}
 	all := []DeadLetter{}
+	chosen := c.matcher()
 	err = s.db.View(func(tx *bolt.Tx) error {
 		eachOf(tx, bucketDead, ep.Num, 0, func(_ uint64, v []byte) bool {
 			var d DeadLetter
-			if json.Unmarshal(v, &d) == nil && c.has(&d) {
+			if json.Unmarshal(v, &d) == nil && chosen(d.Message, d.At) {
 				all = append(all, d)
 			}
 			return len(all) < limit
@@ -444,13 +461,14 @@ func (s *Service) moveDead(id string, c Choice, replay bool) (int, error) {
 	roomBytes := ep.MaxBytes - ep.bytes
 	s.mu.Unlock()
 	now := time.Now()
+	chosen := c.matcher()
 	var moved []entry
 	err = s.do(func(tx *bolt.Tx) error {
 		moved = nil
 		left := roomBytes
 		eachOf(tx, bucketDead, ep.Num, 0, func(seq uint64, v []byte) bool {
 			var d DeadLetter
-			if json.Unmarshal(v, &d) != nil || !c.has(&d) {
+			if json.Unmarshal(v, &d) != nil || !chosen(d.Message, d.At) {
 				return true
 			}
 			if left -= int64(d.Size); replay && (len(moved) >= room || left < 0) {
@@ -483,6 +501,7 @@ func (s *Service) moveDead(id string, c Choice, replay bool) (int, error) {
 		s.deadDropped(ep, seqs)
 		return len(moved), nil
 	}
+	s.metrics.replayed[fromDead].Add(float64(len(moved)))
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range moved {

@@ -45,6 +45,9 @@ func FuzzParseMessage(f *testing.F) {
 		if err != nil || !cmp.Equal(m, m2) || len(again) > len(b) {
 			t.Errorf("%x became %x, %v", b, again, err)
 		}
+		if head, _, err := parseHead(b); err != nil || head.ID != m.ID || head.Kind != m.Kind || head.Channel != m.Channel || !head.At.Equal(m.At) {
+			t.Errorf("%x has the head %+v, %v", b, head, err)
+		}
 	})
 }
 
@@ -93,6 +96,10 @@ func FuzzServeAPI(f *testing.F) {
 		{"POST /a/replay", `{"since":"2026-01-01T00:00:00Z"}`},
 		{"POST /a/rotate", `{"overlap":"1h"}`},
 		{"GET /a/dead", ""},
+		{"GET /a/kept", ""},
+		{"DELETE /a/kept", ""},
+		{"POST /a/resend", `{"ids":["msg_1"],"after":7}`},
+		{"PATCH /a", `{"keep":"7d"}`},
 		{"DELETE /a/dead", ""},
 		{"POST /a/pause", ""},
 		{"POST /a/resume", ""},

@@ -15,6 +15,8 @@ type Metrics struct {
 	enqueued, repeated, refused, lost, disabled prometheus.Counter
 	deliveries                                  map[string]prometheus.Counter // by outcome
 	dead                                        map[string]prometheus.Counter // by reason
+	replayed                                    map[string]prometheus.Counter // by place
+	forgotten                                   map[string]prometheus.Counter // by reason
 	attempts                                    *prometheus.CounterVec        // by result
 	seconds, waited, commit                     prometheus.Histogram
 	commitOps, commitErrors                     prometheus.Counter
@@ -27,6 +29,8 @@ var perEndpoint = []*prometheus.Desc{
 	prometheus.NewDesc("holdfast_webhook_queue_bytes", "Bytes of those messages.", []string{"endpoint"}, nil),
 	prometheus.NewDesc("holdfast_webhook_queue_age_seconds", "How long the oldest of them has waited.", []string{"endpoint"}, nil),
 	prometheus.NewDesc("holdfast_webhook_dead_letters", "Messages for an endpoint that were given up and are kept.", []string{"endpoint"}, nil),
+	prometheus.NewDesc("holdfast_webhook_kept_messages", "Delivered messages that are kept for an endpoint, to be sent again if wanted.", []string{"endpoint"}, nil),
+	prometheus.NewDesc("holdfast_webhook_kept_bytes", "What they count for zurl.webhook_keep_bytes: their bytes and 256 for each.", []string{"endpoint"}, nil),
 	prometheus.NewDesc("holdfast_webhook_endpoint_up", "1 if the endpoint is active and its last attempt succeeded, or there was none.", []string{"endpoint"}, nil),
 }
 
@@ -62,6 +66,8 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 		commit:       histogram("holdfast_webhook_commit_seconds", "How long commits to the store took.", prometheus.ExponentialBuckets(0.0005, 2, 14)),
 		deliveries:   make(map[string]prometheus.Counter),
 		dead:         make(map[string]prometheus.Counter),
+		replayed:     make(map[string]prometheus.Counter),
+		forgotten:    make(map[string]prometheus.Counter),
 	}
 	deliveries := counters("holdfast_webhook_deliveries_total", "Deliveries that came to an end by an attempt, by outcome.", "outcome")
 	for _, o := range []string{outcomeDelivered, outcomeDead} {
@@ -70,6 +76,15 @@ func NewMetrics(r prometheus.Registerer) (*Metrics, error) {
 	dead := counters("holdfast_webhook_dead_total", "Messages that were given up, by reason.", "reason")
 	for _, reason := range []string{reasonFull, reasonAge, reasonExhausted, reasonBad, reasonLost} {
 		m.dead[reason] = dead.WithLabelValues(reason)
+	}
+	replayed := counters("holdfast_webhook_replayed_total", "Messages that were queued again on request: dead letters, and kept ones.", "from")
+	for _, place := range []string{fromDead, fromKept} {
+		m.replayed[place] = replayed.WithLabelValues(place)
+	}
+	forgotten := counters("holdfast_webhook_kept_forgotten_total",
+		"Messages that are kept no longer: kept long enough (age), no room for more (room), purged, endpoint deleted.", "reason")
+	for _, reason := range []string{forgotAge, forgotRoom, forgotPurged, forgotGone} {
+		m.forgotten[reason] = forgotten.WithLabelValues(reason)
 	}
 	for _, class := range []string{"2xx", "3xx", "4xx", "5xx"} {
 		m.attempts.WithLabelValues(class)
@@ -111,18 +126,20 @@ func (m *Metrics) Collect(c chan<- prometheus.Metric) {
 	}
 	type row struct {
 		id     string
-		values [5]float64
+		values [7]float64
 	}
 	var rows []row
 	now := time.Now()
 	s.mu.Lock()
 	for id, ep := range s.endpoints {
-		r := row{id: id, values: [5]float64{float64(ep.depth), float64(ep.bytes), 0, float64(ep.dead), 0}}
+		r := row{id: id, values: [7]float64{
+			float64(ep.depth), float64(ep.bytes), 0, float64(ep.dead), float64(len(ep.kept)), float64(ep.keptBytes), 0,
+		}}
 		if at, ok := ep.oldest(); ok {
 			r.values[2] = s.clock.age(at, now).Seconds()
 		}
 		if ep.status(now) == StatusActive && ep.failures == 0 {
-			r.values[4] = 1
+			r.values[6] = 1
 		}
 		rows = append(rows, r)
 	}

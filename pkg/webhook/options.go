@@ -50,6 +50,10 @@ type Options struct {
 	// messages that wait, counted for each endpoint.
 	MaxBytes   int64
 	MaxPending int
+	// MaxKept bounds what all endpoints keep of delivered messages, in bytes; each
+	// counts 256 more than it has, at each endpoint. The endpoint that keeps the most
+	// gives up its oldest. 0 keeps nothing.
+	MaxKept int64
 	// MaxEndpoints is how many endpoints there may be.
 	MaxEndpoints int
 	// MaxExtra is how many attempts may be under way beyond the first of each
@@ -64,14 +68,14 @@ type Options struct {
 
 // DefaultOptions returns the defaults.
 func DefaultOptions() Options {
-	return Options{MaxBytes: 1 << 30, MaxPending: 1e6, MaxEndpoints: 10000, MaxExtra: 1000, DrainTime: 5 * time.Second}
+	return Options{MaxBytes: 1 << 30, MaxPending: 1e6, MaxKept: 256 << 20, MaxEndpoints: 10000, MaxExtra: 1000, DrainTime: 5 * time.Second}
 }
 
 func (o *Options) check() error {
 	switch {
 	case o.Path == "" || o.Send == nil:
 		return errors.New("webhook options: Path and Send must be set")
-	case o.MaxBytes <= 0 || o.MaxPending <= 0 || o.MaxEndpoints <= 0 || o.MaxExtra < 0:
+	case o.MaxBytes <= 0 || o.MaxPending <= 0 || o.MaxEndpoints <= 0 || o.MaxExtra < 0 || o.MaxKept < 0:
 		return errors.New("webhook options: bounds must be positive")
 	}
 	return nil

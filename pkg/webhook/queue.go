@@ -24,6 +24,10 @@ type endpoint struct {
 	dead     int
 	tries    uint64 // number of the last attempt
 
+	kept      []entry // delivered and kept, in that order; at is when that was
+	keptBytes int64
+	keeper    int // place among Service.keepers, from 1; 0 is none
+
 	failures  int // in a row
 	lastError string
 	notBefore time.Time // of the whole endpoint: it asked for patience
@@ -238,6 +242,7 @@ func (ep *endpoint) view(c clock, now time.Time) View {
 		Endpoint: ep.Endpoint, Status: ep.status(now), Reason: ep.Reason, Declared: ep.Declared,
 		Created: ep.Created, Updated: ep.Updated, Failing: ep.Failing, LastError: ep.lastError, DeadLetters: ep.dead,
 		Queue: QueueView{Messages: ep.depth, Bytes: ep.bytes},
+		Kept:  KeptView{Messages: len(ep.kept), Bytes: ep.keptBytes},
 	}
 	v.Secret, v.Lease = "", 0
 	if at, ok := ep.oldest(); ok {

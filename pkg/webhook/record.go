@@ -72,50 +72,70 @@ func appendMessage(b []byte, m *Message) []byte {
 	return append(b, m.Body...)
 }
 
+// rest is what is still to be read of a message.
+type rest struct {
+	b   []byte
+	bad bool
+}
+
+func (r *rest) number() uint64 {
+	n, used := binary.Uvarint(r.b)
+	if used <= 0 {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	r.b = r.b[used:]
+	return n
+}
+
+func (r *rest) text() string {
+	n := r.number()
+	if n > uint64(len(r.b)) {
+		r.bad, r.b = true, nil
+		return ""
+	}
+	s := string(r.b[:n])
+	r.b = r.b[n:]
+	return s
+}
+
+// parseHead reads what a message is, but not what is sent, which may be long. The
+// result shares nothing with b.
+func parseHead(b []byte) (*Message, *rest, error) {
+	if len(b) == 0 || b[0] != messageVersion {
+		return nil, nil, errRecord
+	}
+	at, used := binary.Varint(b[1:])
+	if used <= 0 {
+		return nil, nil, errRecord
+	}
+	r := &rest{b: b[1+used:]}
+	m := &Message{At: time.UnixMilli(at), ID: r.text(), Kind: r.text(), Channel: r.text()}
+	if r.bad {
+		return nil, nil, errRecord
+	}
+	return m, r, nil
+}
+
 // parseMessage reads what appendMessage wrote. The result shares nothing with b.
 func parseMessage(b []byte) (*Message, error) {
-	if len(b) == 0 || b[0] != messageVersion {
-		return nil, errRecord
+	m, r, err := parseHead(b)
+	if err != nil {
+		return nil, err
 	}
-	b = b[1:]
-	bad := false
-	number := func() uint64 {
-		n, used := binary.Uvarint(b)
-		if used <= 0 {
-			bad, b = true, nil
-			return 0
-		}
-		b = b[used:]
-		return n
-	}
-	text := func() string {
-		n := number()
-		if n > uint64(len(b)) {
-			bad, b = true, nil
-			return ""
-		}
-		s := string(b[:n])
-		b = b[n:]
-		return s
-	}
-	at, used := binary.Varint(b)
-	if used <= 0 {
-		return nil, errRecord
-	}
-	b = b[used:]
-	m := &Message{At: time.UnixMilli(at), ID: text(), Kind: text(), Channel: text(), Method: text()}
-	n := number()
-	if n > uint64(len(b)) { // each field has two bytes at least
+	m.Method = r.text()
+	n := r.number()
+	if n > uint64(len(r.b)) { // each field has two bytes at least
 		return nil, errRecord
 	}
 	for range n {
-		m.Header = append(m.Header, frame.Field{Name: text(), Value: text()})
-		if bad {
+		m.Header = append(m.Header, frame.Field{Name: r.text(), Value: r.text()})
+		if r.bad {
 			return nil, errRecord
 		}
 	}
-	m.Body = []byte(text())
-	if bad || len(b) > 0 {
+	m.Body = []byte(r.text())
+	if r.bad || len(r.b) > 0 {
 		return nil, errRecord
 	}
 	return m, nil

@@ -39,6 +39,7 @@ func recentOf(id string) recentKey {
 // ref is what is known of a message in the file.
 type ref struct {
 	n    int32 // queues and dead letters that have it
+	kept int32 // endpoints that keep it
 	size uint32
 }
 
@@ -64,8 +65,11 @@ type Service struct {
 	lastNum     uint32
 	seq         uint64 // of the last message
 	refs        map[uint64]ref
-	bytes       int64 // of all messages
+	bytes       int64 // of all messages in queues and dead letters
 	pending     int   // of all queues
+	keepers     keepers
+	keptBytes   int64 // of all endpoints
+	sweeping    bool  // more is to be forgotten when the last part is
 	recent      map[recentKey]bool
 	recents     []recentKey          // in the order in which they came
 	arriving    map[recentKey]*batch // on their way to the disk
@@ -463,7 +467,6 @@ func (s *Service) enqueue(messages []Message, done func(error)) error {
 	for seq, data := range datas {
 		s.refs[seq] = ref{size: uint32(len(data))}
 	}
-	s.bytes += int64(bytes)
 	for _, d := range all {
 		s.retain(d.e.seq)
 		s.count(d.ep, d.e, 1)
@@ -587,7 +590,9 @@ func (s *Service) count(ep *endpoint, e entry, n int) {
 // retain counts one more that needs a message. Caller holds mu.
 func (s *Service) retain(seq uint64) {
 	r := s.refs[seq]
-	r.n++
+	if r.n++; r.n == 1 {
+		s.bytes += int64(r.size)
+	}
 	s.refs[seq] = r
 }
 
@@ -595,12 +600,24 @@ func (s *Service) retain(seq uint64) {
 // then it is to be deleted. Caller holds mu.
 func (s *Service) release(seq uint64) bool {
 	r := s.refs[seq]
-	if r.n--; r.n > 0 {
-		s.refs[seq] = r
+	if r.n--; r.n == 0 {
+		s.bytes -= int64(r.size)
+	}
+	if r.n <= 0 && r.kept == 0 {
+		delete(s.refs, seq)
+		return true
+	}
+	s.refs[seq] = r
+	return false
+}
+
+// unused reports whether nobody needs a message, and then has no more to do with
+// it. Caller holds mu.
+func (s *Service) unused(seq uint64) bool {
+	if r := s.refs[seq]; r.n > 0 || r.kept > 0 {
 		return false
 	}
 	delete(s.refs, seq)
-	s.bytes -= int64(r.size)
 	return true
 }
 

@@ -19,10 +19,11 @@ var (
 	bucketMessages  = []byte("messages")  // seq → message
 	bucketQueue     = []byte("queue")     // endpoint, seq → entry
 	bucketDead      = []byte("dead")      // endpoint, seq → DeadLetter, JSON
+	bucketKept      = []byte("kept")      // endpoint, seq → entry; at is when it was delivered
 	bucketAttempts  = []byte("attempts")  // endpoint, number → Attempt, JSON
 	bucketRecent    = []byte("recent")    // number → hash of an id
 	bucketMeta      = []byte("meta")      // name → value
-	buckets         = [][]byte{bucketEndpoints, bucketMessages, bucketQueue, bucketDead, bucketAttempts, bucketRecent, bucketMeta}
+	buckets         = [][]byte{bucketEndpoints, bucketMessages, bucketQueue, bucketDead, bucketKept, bucketAttempts, bucketRecent, bucketMeta}
 )
 
 // metaName is the key of the file's name, which it keeps wherever it goes.
@@ -182,6 +183,26 @@ func (s *Service) load() error {
 			}
 			return nil
 		})
+		_ = tx.Bucket(bucketKept).ForEach(func(k, v []byte) error {
+			num, seq, ok := parseKey(k)
+			e, err := parseEntry(seq, v)
+			ep := byNum[num]
+			switch {
+			case !ok || err != nil:
+				skipped++
+				return nil //nolint:nilerr // counted
+			case ep == nil:
+				orphan(bucketKept, k)
+				return nil
+			}
+			e = s.clock.restore(e, ep)
+			s.countKept(ep, e, 1)
+			ep.kept = append(ep.kept, e)
+			return nil
+		})
+		for _, ep := range byNum {
+			ep.putKept(nil) // in the order of delivery
+		}
 		_ = tx.Bucket(bucketAttempts).ForEach(func(k, _ []byte) error {
 			if num, n, ok := parseKey(k); ok && byNum[num] != nil {
 				byNum[num].tries = n
@@ -204,7 +225,9 @@ func (s *Service) load() error {
 			}
 			ref.size = uint32(len(v))
 			s.refs[seq] = ref
-			s.bytes += int64(len(v))
+			if ref.n > 0 {
+				s.bytes += int64(len(v))
+			}
 			return nil
 		})
 		return tx.Bucket(bucketRecent).ForEach(func(k, v []byte) error {

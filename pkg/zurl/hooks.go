@@ -29,6 +29,9 @@ type Webhooks struct {
 	Early bool
 	// MaxBytes bounds all queues together.
 	MaxBytes int64
+	// KeepBytes bounds what is kept of delivered messages, see
+	// [webhook.Options.MaxKept].
+	KeepBytes int64
 }
 
 const (
@@ -224,6 +227,7 @@ func (h *hooks) open() (*webhook.Service, error) {
 	if h.o.MaxBytes > 0 {
 		o.MaxBytes = h.o.MaxBytes
 	}
+	o.MaxKept = h.o.KeepBytes
 	o.Changed = func() {
 		h.mu.Lock()
 		h.version++

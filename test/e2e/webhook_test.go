@@ -9,6 +9,8 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -31,7 +33,7 @@ type hookReceiver struct {
 	secrets map[string]string   // by path
 	got     map[string][]string // data.id of what came, by path, in the order in which it came first
 	events  map[string][]event  // the same whole, of what is no publication
-	seen    map[string]bool     // path and webhook-id
+	seen    map[string]int      // how often a path and webhook-id came
 	repeats int
 	bad     int
 }
@@ -44,7 +46,7 @@ type event struct {
 
 func newHookReceiver(t *testing.T) *hookReceiver {
 	t.Helper()
-	v := &hookReceiver{t: t, secrets: map[string]string{}, got: map[string][]string{}, events: map[string][]event{}, seen: map[string]bool{}}
+	v := &hookReceiver{t: t, secrets: map[string]string{}, got: map[string][]string{}, events: map[string][]event{}, seen: map[string]int{}}
 	srv := httptest.NewServer(v)
 	t.Cleanup(srv.Close)
 	v.url = srv.URL
@@ -66,11 +68,10 @@ func (v *hookReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	key := r.URL.Path + " " + r.Header.Get("webhook-id")
-	if v.seen[key] {
+	if v.seen[key]++; v.seen[key] > 1 {
 		v.repeats++
 		return
 	}
-	v.seen[key] = true
 	if m.Type != "message.published" {
 		v.events[r.URL.Path] = append(v.events[r.URL.Path], event{m.Type, m.Data})
 		return
@@ -197,6 +198,49 @@ func TestWebhooksSurviveKills(t *testing.T) {
 		}
 	}
 	t.Logf("%d deliveries, %d of them repeated", len(v.seen)+v.repeats, v.repeats)
+}
+
+// What was delivered to an endpoint that keeps it is sent again on request, with
+// the ids that it had, though zurl is killed before and after the request.
+func TestWebhooksAreResent(t *testing.T) {
+	s := start(t, []string{"zurl/allow=127.0.0.1"}, "* test")
+	v := newHookReceiver(t)
+	v.subscribe(s, "again", `,"channels":["jobs"],"keep":"1h","retries":["1s","1s","1s","1s","1s","1s"]`)
+	hooksKnown(t, s, v, "jobs")
+	const n = 30
+	for i := range n {
+		publishHook(t, s, "jobs", fmt.Sprint(i))
+	}
+	came := func(times int) func() bool {
+		return func() bool {
+			v.mu.Lock()
+			defer v.mu.Unlock()
+			known := 0
+			for _, c := range v.seen {
+				if c >= times {
+					known++
+				}
+			}
+			return known >= n && known == len(v.seen)
+		}
+	}
+	poll.Until(t, "all to be delivered", came(1))
+	kill(t, s, "zurl")
+	poll.Works(t, "handler webhooks resend", func() error {
+		text, err := exec.Command(filepath.Join(s.Dir, "bin", "handler"), "webhooks", "resend", "again", "--all", "--spec", "http://"+s.Control).CombinedOutput()
+		if err != nil || strings.HasPrefix(string(text), "0 ") {
+			return fmt.Errorf("%s, %v", text, err)
+		}
+		t.Logf("%s", text)
+		return nil
+	})
+	kill(t, s, "zurl")
+	poll.Until(t, "all to be delivered again", came(2))
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.bad > 0 {
+		t.Errorf("%d requests were not verified", v.bad)
+	}
 }
 
 // When the disk is full, a publish with webhooks is refused, and everything else
