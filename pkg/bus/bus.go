@@ -72,6 +72,11 @@ type Bus interface {
 	// and their inbox was not found closed. None is expected for longer than a
 	// silent peer is believed to live.
 	Expected(kind string) []string
+	// Ended reports whether the process that was this boot of a peer is known to
+	// have ended: it said goodbye, a later boot has taken its name, or nobody
+	// listens at its inbox. It may live if none of that is seen: false only says
+	// that it is not known to have ended.
+	Ended(p Peer) bool
 	// Run starts the loops and blocks until ctx ends or the inbox cannot be
 	// served. r gets everything that arrives.
 	Run(ctx context.Context, r Receiver) error

@@ -313,6 +313,17 @@ func (n *Node) Expected(kind string) []string {
 	return out
 }
 
+// Ended implements Bus.
+func (n *Node) Ended(id Peer) bool {
+	p := (*n.peers.Load())[id.Name]
+	if p == nil {
+		return false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.boot != id.Boot || !p.up && !p.refusedSince.IsZero() && time.Since(p.refusedSince) >= refusedDown
+}
+
 // Close ends the node at once: what is queued is lost, as if the process had
 // died. It releases the name and waits for all goroutines. After an orderly end
 // of Run it only tidies up. It waits for Run, so it must not be called by the

@@ -13,6 +13,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/bus/bustest"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // The environment of a test binary that is to be an instance of its own.
@@ -165,6 +166,9 @@ func TestSilentPeerIsGivenUpAndComesBack(t *testing.T) {
 	if err := a.Send("handler.0", []byte("x")); err == nil {
 		t.Error("sent to a peer that is down")
 	}
+	if a.Ended(p) {
+		t.Error("a process that stands still is taken for one that has ended")
+	}
 	signal(t, proc, syscall.SIGCONT)
 	r.Wait(t, "the same boot up again", func(events []bustest.Event) bool {
 		last := events[len(events)-1]
@@ -181,6 +185,13 @@ func TestSilentPeerIsGivenUpAndComesBack(t *testing.T) {
 			t.Errorf("after PeerDown got %v", e)
 		}
 	}
+	// Killed while it is given up: that is seen, too.
+	signal(t, proc, syscall.SIGSTOP)
+	r.Wait(t, "it is given up again", func(events []bustest.Event) bool {
+		return events[len(events)-1] == bustest.Event{Kind: "down", Peer: p}
+	})
+	signal(t, proc, syscall.SIGKILL)
+	poll.Until(t, "it is known to have ended", func() bool { return a.Ended(p) })
 }
 
 func TestOneProcessPerName(t *testing.T) {

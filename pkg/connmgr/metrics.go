@@ -88,7 +88,7 @@ func newMetrics() *metrics {
 	m.backlog = gauge("backlog_bytes", "Bytes that wait for held clients to read.")
 	m.outboxWaiting = gauge("bus_waiting_frames", "Frames that wait because the bus's queue to a peer is full.")
 	m.outboxDropped = counter("bus_dropped_frames_total", "Frames dropped because too many waited for the bus.")
-	m.endedDropped = counter("ended_dropped_total", "Holds that ended while there was no handler, and that were too many to tell the next one.")
+	m.endedDropped = counter("ended_dropped_total", "Holds and WebSocket-over-HTTP sessions that ended, and were too many to tell another handler or proxy if theirs is gone.")
 	m.badFrames = counter("bus_bad_frames_total", "Frames from the bus that could not be read or did not belong.")
 	m.unknown = counter("bus_unknown_exchange_total", "Frames for exchanges that were over.")
 	bytes("received_bytes_total", "Bytes read from clients.", &m.bytesIn)

@@ -31,6 +31,9 @@ func (s *Server) PeerUp(p bus.Peer) {
 			}
 			x.mu.Unlock()
 		}
+		if q := s.pickProxy(); q != nil {
+			s.leftTo(q)
+		}
 	}
 	s.mu.Unlock()
 	if p.Kind() == "handler" {
@@ -57,6 +60,7 @@ func (s *Server) PeerDown(p bus.Peer) {
 			s.proxies = append(s.proxies[:i:i], s.proxies[i+1:]...)
 		}
 	}
+	s.leftBehind(down)
 	for _, x := range s.exchanges {
 		x.mu.Lock()
 		if x.ws != nil && x.ws.handler == down {
@@ -103,6 +107,9 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 	}
 	if d, ok := f.(*frame.Deliver); ok {
 		s.deliver(p, d)
+		return
+	}
+	if c, ok := f.(*frame.Cancel); ok && s.leftKnown(p, c) {
 		return
 	}
 	id, seq, ok := exchange.Seq(f)

@@ -68,6 +68,7 @@ type Server struct {
 	lastID     uint64
 	ended      []ended
 	endedBytes int              // of records in ended
+	left       map[uint64]*left // by exchange
 	orphans    time.Time        // when a handler was lost whose holds have no other; zero if there are none
 	peers      map[string]*peer // the boots that are up
 	proxies    []*peer          // of those, the proxies
@@ -94,6 +95,7 @@ func New(opt Options) (*Server, error) {
 		chores:     make(chan struct{}, 1),
 		exchanges:  make(map[uint64]*exch),
 		gaps:       make(map[*exch]struct{}),
+		left:       make(map[uint64]*left),
 		peers:      make(map[string]*peer),
 		proxyUp:    make(chan struct{}),
 		table:      make(map[*conn]struct{}),

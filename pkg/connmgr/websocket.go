@@ -324,16 +324,23 @@ func (s *Server) handOn(x *exch, p *peer) {
 		ws.unsent += ws.parts[i].cost()
 	}
 	ws.sent, ws.base, ws.credit = 0, 0, frame.InitialWindow // the next proxy counts anew
-	f, err := frame.Decode(ws.open)
+	if req := s.again(x.id, ws.open, ws.session); req != nil {
+		s.out.post(p, frame.Encode(req))
+		s.pump(x)
+	}
+}
+
+// again returns the request of a session for another proxy.
+func (s *Server) again(id uint64, open, session []byte) *frame.Request {
+	f, err := frame.Decode(open)
 	req, ok := f.(*frame.Request)
 	if err != nil || !ok { // cannot be: it is our own
-		s.log.Error("request of a WebSocket is not readable", "exchange", x.id, "err", err)
-		return
+		s.log.Error("request of a WebSocket is not readable", "exchange", id, "err", err)
+		return nil
 	}
-	req.Session, req.Resend = ws.session, true
+	req.Session, req.Resend = session, true
 	s.metrics.resent.Inc()
-	s.out.post(p, frame.Encode(req))
-	s.pump(x)
+	return req
 }
 
 // wsProxyLost deals with a WebSocket whose proxy is gone. s.mu and x.mu are held.

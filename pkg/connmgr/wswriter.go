@@ -164,21 +164,8 @@ func (w *writer) wsPublishedClose(h *hold, code uint16, reason string) {
 	if h.ws.sentClose {
 		return
 	}
-	h.x.shut(w.s)
+	w.s.wsLeave(h.x, &frame.Tune{Op: frame.TuneShut})
 	w.wsClose(h, code, []byte(reason))
-}
-
-// shut tells the proxy that it is over for the origin.
-func (x *exch) shut(s *Server) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	if x.far != nil && !x.ws.over {
-		s.out.post(x.far, frame.Encode(&frame.Tune{ID: x.id, Seq: x.sendSeq, Op: frame.TuneShut}))
-		x.sendSeq++
-	}
-	x.far = nil // nothing that it could say would be for anybody
-	x.ws.over = true
-	x.ws.wake()
 }
 
 // wsClose sends a close frame, also inside a message that was sent in part, whose
@@ -237,8 +224,7 @@ func (w *writer) wsFault(h *hold, code uint16) {
 		w.append(h, item{data: wsCloseFrame(code, nil)}, 0)
 	}
 	h.ws.sentClose = true
-	w.s.sendCancel(h.x, frame.ReasonProtocolError, "")
-	h.x.letGo()
+	w.s.wsLeave(h.x, &frame.Cancel{Reason: frame.ReasonProtocolError})
 	w.wsEnd(h, frame.ReasonProtocolError)
 }
 
@@ -338,15 +324,18 @@ func (w *writer) wsFinish(h *hold, reason frame.Reason) {
 	h.ws.later = nil
 	x := h.x
 	x.mu.Lock()
+	orphan := x.ws.orphan
+	x.mu.Unlock()
+	if h.parked && (orphan || reason != frame.ReasonFinished) {
+		w.s.wsLeave(x, &frame.Cancel{Reason: reason})
+	}
+	x.mu.Lock()
 	x.ws.over = true
 	x.ws.parts, x.ws.sent, x.ws.unsent = nil, 0, 0
 	x.ws.wake()
 	x.mu.Unlock()
 	closed := &frame.Closed{ID: x.id, Reason: reason, Sent: h.sent}
 	w.s.sendHandler(x, closed, &closed.Seq)
-	if h.parked && reason != frame.ReasonFinished {
-		w.s.sendCancel(x, reason, "")
-	}
 }
 
 var deflaters = sync.Pool{New: func() any {

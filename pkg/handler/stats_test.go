@@ -249,6 +249,7 @@ func (deadBus) Publish(string, []byte)                  {}
 func (deadBus) Written(string) <-chan struct{}          { return nil }
 func (deadBus) Peers(string) []bus.Peer                 { return nil }
 func (deadBus) Expected(string) []string                { return nil }
+func (deadBus) Ended(bus.Peer) bool                     { return false }
 func (deadBus) Run(context.Context, bus.Receiver) error { return nil }
 
 // Statistics of single connections, subscriptions and messages are not made while

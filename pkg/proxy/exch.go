@@ -40,6 +40,7 @@ type exch struct {
 	inbox   exchange.Inbox          // expects the next frame from connmgr
 	sendSeq uint64
 	lost    bool // this boot of connmgr is gone, or the exchange is over: nothing may be sent
+	told    bool // connmgr said that it is over, and waits to hear that we know
 }
 
 type handlerAnswer struct {
@@ -77,7 +78,7 @@ func (e *exch) endLocked(cause error) {
 			e.cancel(cause)
 		}
 	}
-	e.session.wake()
+	e.session.rouse()
 }
 
 // receive takes a frame from connmgr. It is called by the bus's goroutine.
@@ -89,9 +90,12 @@ func (e *exch) receive(seq uint64, f frame.Frame) {
 		case *frame.Credit:
 			e.window.Add(f.N)
 		case *frame.Cancel:
-			e.lost = true
+			e.lost, e.told = true, true
 			e.endLocked(&endError{f.Reason, "canceled by connmgr: " + f.Reason.String()})
 		default:
+			if _, ok := f.(*frame.Tune); ok {
+				e.told = true
+			}
 			e.conn.fromClient(f)
 			e.body.parts.Put(f)
 			e.session.wake()
@@ -102,14 +106,37 @@ func (e *exch) receive(seq uint64, f frame.Frame) {
 	}
 }
 
-// lose ends the exchange because its connmgr is gone. It is called by the bus's
-// goroutine before that name can be sent to again, so nothing of this exchange
-// reaches the next boot.
-func (e *exch) lose() {
+// lose deals with the loss of connmgr. A session that has begun stands still if
+// connmgr may live, and lose returns true; everything else ends.
+func (e *exch) lose(ended bool) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.lost = true
+	if !ended && e.ended == nil && e.session.rest() {
+		return true
+	}
 	e.endLocked(errConnmgrLost)
+	return false
+}
+
+// settle ends the exchange if it stands still.
+func (e *exch) settle(cause error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.session.resting() {
+		e.endLocked(cause)
+	}
+}
+
+// confirm tells connmgr that the exchange is over for us, too, if it is a session
+// and connmgr was first.
+func (e *exch) confirm() {
+	e.mu.Lock()
+	told := e.told && e.session != nil
+	e.mu.Unlock()
+	if told {
+		e.s.confirm(e.x)
+	}
 }
 
 // accepted takes a handler's answer. It is called by the bus's goroutine.

@@ -40,7 +40,8 @@ type Server struct {
 
 	mu        sync.Mutex
 	exchanges map[frame.XID]*exch
-	handlers  chan struct{} // closed and replaced when handlers come or go
+	handlers  chan struct{}          // closed and replaced when handlers come or go
+	away      map[bus.Peer]time.Time // connmgrs out of reach that may live, and since when
 	fetches   map[string]*fetch
 	// fetchCount numbers requests that cannot be shared.
 	fetchCount uint64
@@ -69,6 +70,7 @@ func New(opts Options) (*Server, error) {
 		changed:   make(chan struct{}, 1),
 		exchanges: make(map[frame.XID]*exch),
 		handlers:  make(chan struct{}),
+		away:      make(map[bus.Peer]time.Time),
 		fetches:   make(map[string]*fetch),
 	}
 	if s.log == nil {
@@ -212,8 +214,11 @@ func (s *Server) Receive(from bus.Peer, b []byte) {
 
 // PeerUp implements bus.Receiver.
 func (s *Server) PeerUp(p bus.Peer) {
-	if p.Kind() == "handler" {
+	switch p.Kind() {
+	case "handler":
 		s.handlersChanged()
+	case "connmgr":
+		s.found(p)
 	}
 }
 
@@ -228,13 +233,7 @@ func (s *Server) PeerDown(p bus.Peer) {
 		defer s.mu.Unlock()
 		s.leaveFetches(p)
 	case "connmgr":
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		for x, e := range s.exchanges {
-			if x.Conn == p.Name && x.Boot == p.Boot {
-				e.lose()
-			}
-		}
+		s.lose(p, s.opts.Bus.Ended(p))
 	}
 }
 
@@ -323,6 +322,7 @@ func (s *Server) finish(e *exch, err error) {
 	if err != nil {
 		e.abort(err)
 	}
+	e.confirm()
 	e.close()
 	e.leaveStats(true)
 	s.mu.Lock()
@@ -344,9 +344,24 @@ func (s *Server) finish(e *exch, err error) {
 // forward hands a frame to its exchange. Frames for exchanges that are over come
 // late, and nobody needs them.
 func (s *Server) forward(from bus.Peer, id, seq uint64, f frame.Frame) {
-	if e := s.find(frame.XID{Conn: from.Name, Boot: from.Boot, ID: id}); e != nil {
+	x := frame.XID{Conn: from.Name, Boot: from.Boot, ID: id}
+	if e := s.find(x); e != nil {
 		e.receive(seq, f)
+		return
 	}
+	switch f.(type) {
+	case *frame.Cancel, *frame.Tune:
+		s.confirm(x)
+	}
+}
+
+// confirm tells connmgr that nothing is left to be done about an exchange that it
+// has ended. What is lost of that costs an origin a needless DISCONNECT at most.
+func (s *Server) confirm(x frame.XID) {
+	if s.ctx.Err() != nil {
+		return // there may be, for the next proxy
+	}
+	_ = s.opts.Bus.Send(x.Conn, frame.Encode(&frame.Cancel{ID: x.ID, Reason: frame.ReasonFinished}))
 }
 
 // endError is why an exchange ends other than by a response.

@@ -13,9 +13,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
-	"github.com/prometheus/client_golang/prometheus/testutil"
 
-	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/wsevents"
 	"github.com/holdfast/holdfast/test/poll"
@@ -620,36 +618,6 @@ func TestWebSocketOverHTTPResumes(t *testing.T) {
 	// A record that is no record.
 	if f := wants[*frame.Cancel](r2.upgrade(frame.Request{Session: []byte("{"), Resend: true})); f.Reason != frame.ReasonInternal {
 		t.Errorf("ended for %v", f.Reason)
-	}
-}
-
-// A connmgr that was out of reach for a while gives its sessions to the same proxy
-// again, under the same numbers. The end of the old exchange used to take the new
-// one from the table, and what the client said came nowhere.
-func TestWebSocketOverHTTPComesBack(t *testing.T) {
-	e := newEvents(t)
-	r := newRig(t, e.route(), nil)
-	x := e.open(t, r)
-	x.text("hello")
-	within(t, e.reqs) // it was asked, and does not answer
-	last := wants[*frame.Session](x)
-	r.srv.PeerDown(bus.Peer{Name: r.conn.node.Name(), Boot: r.conn.node.Boot()})
-	r.conn.mu.Lock()
-	r.conn.next = x.id - 1
-	r.conn.mu.Unlock()
-	y := r.upgrade(frame.Request{Session: last.Record, Resend: true})
-	y.text("hello")
-	for range 2 { // the request of the new exchange, and the end of the old one
-		e.answer("")
-		e.answer("")
-		within(t, e.reqs)
-	}
-	poll.Until(t, "the exchange is the only open one", func() bool { return testutil.ToFloat64(r.srv.metrics.open) == 1 })
-
-	e.answer("")
-	y.text("world")
-	for !strings.Contains(within(t, e.reqs).body, event("TEXT", "world")) {
-		e.answer("")
 	}
 }
 

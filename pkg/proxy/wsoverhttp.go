@@ -61,6 +61,8 @@ type overSession struct {
 	mu      sync.Mutex
 	news    news
 	running bool // somebody runs the session, and will look at news before it stops
+	begun   bool // the client has its 101, and connmgr a record
+	still   bool // nobody may run it before its exchange has ended
 }
 
 // news is what has happened since a session was looked at.
@@ -96,7 +98,7 @@ func (w *overSession) tell(f func(*news)) {
 		case w.poke <- struct{}{}:
 		default:
 		}
-	case !w.running:
+	case !w.running && !w.still:
 		w.running = true
 		go w.unpark() // counted in serving for as long as the exchange is
 	}
@@ -108,6 +110,45 @@ func (w *overSession) wake() {
 	if w != nil {
 		w.tell(nil)
 	}
+}
+
+// rouse is wake at the end of the exchange.
+func (w *overSession) rouse() {
+	if w == nil {
+		return
+	}
+	w.mu.Lock()
+	w.still = false
+	w.mu.Unlock()
+	w.wake()
+}
+
+// markBegun notes that the client has been answered.
+func (w *overSession) markBegun() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.begun = true
+}
+
+// rest has the session stand still as soon as it waits, whatever comes, and
+// reports that it does. One that is just being opened does not.
+func (w *overSession) rest() bool {
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.still = w.begun
+	return w.still
+}
+
+func (w *overSession) resting() bool {
+	if w == nil {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.still
 }
 
 // refresh asks for a request as soon as possible.
@@ -147,7 +188,7 @@ func (w *overSession) wait() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.poke = nil
-	if w.news.any {
+	if w.news.any && !w.still {
 		return true
 	}
 	w.running = false
@@ -204,6 +245,7 @@ func (s *socket) resume() error {
 	w := s.newSession(r.Target, wsoverhttp.Restore(r.Session, s.o.target.OneEvent))
 	if r.Session.Opened {
 		s.log.code = 101
+		w.markBegun()
 	}
 	return w.run()
 }
@@ -270,12 +312,20 @@ func (w *overSession) run() error {
 			err = w.askIfDue()
 		}
 		if err != nil {
-			if w.log.code == 0 && !w.gone && w.cause() == nil {
+			cause := w.cause()
+			switch {
+			case w.log.code == 0 && !w.gone && cause == nil:
 				return err // another target may do better, or the client is told
+			case errors.Is(cause, errTakenOver), errors.Is(cause, errShutdown):
+				return nil
+			case cause != nil || !errors.Is(err, errConnmgrLost):
+				w.part(err)
+				err = nil
+				continue
+			case !w.wait():
+				return errParked
 			}
-			w.part(err)
-			err = nil
-			continue
+			continue // with err, and the cause of it
 		}
 		if !w.asking && !w.retrying && (w.session.Ended() || w.gone) {
 			return nil
@@ -301,7 +351,7 @@ func (w *overSession) run() error {
 			w.session.Refresh()
 		}
 		if cause := w.cause(); cause != nil && (!w.gone || w.s.ctx.Err() != nil) {
-			if errors.Is(cause, errShutdown) || w.gone {
+			if errors.Is(cause, errShutdown) || errors.Is(cause, errTakenOver) || w.gone {
 				// Nobody is told: connmgr gives the session to another proxy as
 				// soon as it sees that we are gone.
 				return nil
@@ -344,6 +394,7 @@ func (w *overSession) askIfDue() error {
 			w.interval = nil
 		}
 		if err := w.remember(); err != nil {
+			w.session.Unsent()
 			return err
 		}
 		w.start(r)
@@ -509,6 +560,7 @@ func (w *overSession) answered(a asked) error {
 			}
 			return err
 		}
+		w.markBegun()
 	}
 	if err := w.deliver(o); err != nil {
 		return err

@@ -488,6 +488,10 @@ func (s *Session) setMeta(m Meta) error {
 	return nil
 }
 
+// Unsent takes back the request that Next returned, which is not made because the
+// session ends.
+func (s *Session) Unsent() { s.out = nil }
+
 // Lost says that the request under way brought no answer. If retry is true it is
 // due again, unchanged; the owner waits before it calls Again. Otherwise the
 // session is over: it may or may not have reached the origin.

@@ -602,3 +602,13 @@ func FuzzSession(f *testing.F) {
 		}
 	})
 }
+
+// A request that was not sent leaves nothing in the way of the last one.
+func TestUnsent(t *testing.T) {
+	d := opened(t, false)
+	d.text("never sent")
+	d.request("TEXT a↵never sent↵", 0)
+	d.Unsent()
+	d.ClientGone()
+	d.request("DISCONNECT↵", 0)
+}

@@ -5,13 +5,21 @@ package faults
 import (
 	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/wsevents"
 	"github.com/holdfast/holdfast/test/poll"
 	"github.com/holdfast/holdfast/test/stack"
 )
@@ -275,4 +283,105 @@ func TestTransport(t *testing.T) {
 				sum(t, s, "holdfast_bus_frames_repeated_total"), sum(t, s, "holdfast_bus_frames_resent_total"), 2*l.visits.Load())
 		})
 	}
+}
+
+// TestLinkLost loses everything between the programs for longer than they wait for
+// each other, while all of them live. What WebSocket-over-HTTP clients say
+// meanwhile reaches their origin, which hears nothing else of it; of those that
+// leave meanwhile it hears, once.
+func TestLinkLost(t *testing.T) {
+	var mu sync.Mutex
+	heard := map[string][]string{} // by path
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		events, err := wsevents.Decode(body)
+		if err != nil {
+			t.Errorf("%q: %v", body, err)
+		}
+		var out []byte
+		mu.Lock()
+		for _, e := range events {
+			text := string(e.Type) + " " + string(e.Content)
+			if e.Type != wsevents.Text || !slices.Contains(heard[r.URL.Path], text) { // which may be repeated
+				heard[r.URL.Path] = append(heard[r.URL.Path], text)
+			}
+			switch e.Type {
+			case wsevents.Open:
+				out = wsevents.Append(out, e)
+			case wsevents.Text:
+				out = wsevents.Append(out, wsevents.Event{Type: wsevents.Text, Content: append([]byte("got "), e.Content...)})
+			}
+		}
+		mu.Unlock()
+		w.Header().Set("Content-Type", wsevents.ContentType)
+		_, _ = w.Write(out)
+	}))
+	defer srv.Close()
+	s, r := relayed(t, []string{"bus/heartbeat=0.2", "bus/give_up=2"}, "* "+srv.Listener.Addr().String()+",over_http")
+	connect := func(path string) (say func(string), hear func(string), leave func()) {
+		ws, resp, err := websocket.DefaultDialer.DialContext(t.Context(), "ws://"+s.HTTP+path, nil)
+		if err != nil {
+			t.Fatalf("%v: %+v", err, resp)
+		}
+		t.Cleanup(func() { _ = ws.Close() })
+		_ = ws.SetReadDeadline(time.Now().Add(2 * time.Minute))
+		say = func(text string) {
+			if err := ws.WriteMessage(websocket.TextMessage, []byte(text)); err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+		}
+		last := ""
+		hear = func(want string) {
+			for {
+				_, got, err := ws.ReadMessage()
+				if err == nil && string(got) == last {
+					continue // its request was repeated
+				}
+				if last = want; err != nil || string(got) != want {
+					t.Fatalf("%s: got %q, %v; want %q", path, got, err, want)
+				}
+				return
+			}
+		}
+		say("1")
+		hear("got 1")
+		return say, hear, func() { _ = ws.NetConn().Close() }
+	}
+	saySilent, hearSilent, _ := connect("/silent")
+	saySpeaks, hearSpeaks, _ := connect("/speaks")
+	_, _, leaveEarly := connect("/early")
+	_, _, leaveLate := connect("/late")
+
+	r.set(func(*passing) fate { return fate{drop: true} })
+	saySpeaks("2")
+	leaveEarly() // before anybody knows of the loss
+	for _, kind := range []string{"connmgr", "proxy"} {
+		poll.Until(t, kind+" to be given up", func() bool { return len(knowing(t, s, kind)) == 0 })
+	}
+	leaveLate()
+	saySpeaks("3")
+	poll.Until(t, "connmgr to notice who has left", func() bool {
+		m, err := s.Metrics("connmgr.0")
+		return err == nil && stack.Total(m, "holdfast_connmgr_connections") == 2
+	})
+	r.set(nil)
+
+	hearSpeaks("got 2")
+	hearSpeaks("got 3")
+	saySilent("2")
+	hearSilent("got 2")
+	want := map[string]string{
+		"/silent": "OPEN  TEXT 1 TEXT 2", "/speaks": "OPEN  TEXT 1 TEXT 2 TEXT 3",
+		"/early": "OPEN  TEXT 1 DISCONNECT ", "/late": "OPEN  TEXT 1 DISCONNECT ",
+	}
+	poll.Works(t, "the origin to hear everything", func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		for path, events := range want {
+			if got := strings.Join(heard[path], " "); got != events {
+				return fmt.Errorf("%s: %q, want %q", path, got, events)
+			}
+		}
+		return nil
+	})
 }

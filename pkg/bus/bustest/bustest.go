@@ -246,6 +246,15 @@ func (n *Node) Expected(kind string) []string {
 	return out
 }
 
+// Ended implements bus.Bus. That an instance has ended is not seen while it is
+// cut off.
+func (n *Node) Ended(p bus.Peer) bool {
+	n.net.mu.Lock()
+	defer n.net.mu.Unlock()
+	now := n.net.nodes[p.Name]
+	return (now == nil || now.boot != p.Boot) && !n.net.cut[pair(n.name, p.Name)]
+}
+
 // Run implements bus.Bus. When ctx ends the peers are told, as by an orderly
 // stop of the real one.
 func (n *Node) Run(ctx context.Context, r bus.Receiver) error {

@@ -256,8 +256,14 @@ func testKill(t *testing.T, c Cluster) {
 	a, b := startPair(t, c, &ra, &rb)
 	first := ra.WaitUp(t, b.Name())
 	rb.WaitUp(t, a.Name())
+	if a.Ended(first) {
+		t.Error("Ended says so of an instance that is up")
+	}
 	c.Kill(b.Name())
 	ra.WaitDown(t, first)
+	if !a.Ended(first) {
+		t.Error("Ended does not know of the dead")
+	}
 	if err := a.Send(b.Name(), []byte("x")); !errors.Is(err, bus.ErrNoPeer) {
 		t.Errorf("send to the dead: %v, want ErrNoPeer", err)
 	}
@@ -274,6 +280,9 @@ func testKill(t *testing.T, c Cluster) {
 	ra.Wait(t, "PeerUp of the second boot", func(events []Event) bool {
 		return slices.Contains(events, Event{Kind: "up", Peer: bus.Peer{Name: b.Name(), Boot: b2.Boot()}})
 	})
+	if !a.Ended(first) || a.Ended(bus.Peer{Name: b.Name(), Boot: b2.Boot()}) {
+		t.Error("Ended takes one boot for the other")
+	}
 	sendRetry(t, a, b.Name(), []byte("to the second"))
 	if got := rb2.WaitFrames(t, a.Name(), 1); got[0] != "to the second" {
 		t.Errorf("the second boot got %q", got)
@@ -294,6 +303,9 @@ func testStop(t *testing.T, c Cluster) {
 	}
 	stop()
 	ra.WaitDown(t, p)
+	if !a.Ended(p) {
+		t.Error("Ended does not know of an instance that has stopped")
+	}
 	if got := ra.WaitFrames(t, b.Name(), 1); got[0] != "last words" {
 		t.Errorf("got %q, want the last words", got)
 	}
