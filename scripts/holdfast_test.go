@@ -181,6 +181,9 @@ func (p *place) start(args ...string) *script {
 	return s
 }
 
+// attempt is how long one attempt may take of something that is tried again.
+const attempt = 15 * time.Second
+
 // up waits until a message has gone all the way.
 func (s *script) up() *script {
 	s.t.Helper()
@@ -190,7 +193,7 @@ func (s *script) up() *script {
 			return false
 		}
 		defer c.close()
-		return s.publish("up", "hello") == nil && c.expect("hello", 300*time.Millisecond) == nil
+		return s.publish("up", "hello") == nil && c.expect("hello", attempt) == nil
 	})
 	return s
 }
@@ -224,12 +227,12 @@ func (s *script) kill(name string, sig syscall.Signal) {
 }
 
 // exit waits for the end of the script and checks its exit code.
-func (s *script) exit(want int, limit time.Duration) {
+func (s *script) exit(want int) {
 	s.t.Helper()
 	select {
 	case <-s.done:
-	case <-time.After(limit):
-		s.t.Fatalf("still runs after %v", limit)
+	case <-time.After(poll.Patience):
+		s.t.Fatal("it still runs")
 	}
 	if got := s.cmd.ProcessState.ExitCode(); got != want {
 		s.t.Errorf("got exit code %d, want %d", got, want)
@@ -276,7 +279,7 @@ func (s *script) subscribe(channel string) (*client, error) {
 		cancel()
 		return nil, err
 	}
-	late := time.AfterFunc(5*time.Second, cancel)
+	late := time.AfterFunc(attempt, cancel)
 	resp, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(req)
 	if err != nil {
 		cancel()
@@ -290,7 +293,7 @@ func (s *script) subscribe(channel string) (*client, error) {
 			c.lines <- in.Text()
 		}
 	}()
-	if err := c.expect("[stream opened]", 5*time.Second); err != nil {
+	if err := c.expect("[stream opened]", attempt); err != nil {
 		cancel()
 		return nil, err
 	}
@@ -357,14 +360,14 @@ func TestRestart(t *testing.T) {
 		}
 		text := fmt.Sprintf("after %d", i)
 		s.eventually("a publication", func() bool { return s.publish("stay", text) == nil })
-		if err := stay.expect(text, 5*time.Second); err != nil {
+		if err := stay.expect(text, poll.Patience); err != nil {
 			t.Fatalf("held stream, %s killed: %v", kind, err)
 		}
 		s.up() // new requests work too
 	}
 	pids := s.pids()
 	s.signal(syscall.SIGTERM)
-	s.exit(0, 15*time.Second)
+	s.exit(0)
 	s.nothingLeft(pids)
 }
 
@@ -376,12 +379,29 @@ func TestBackoff(t *testing.T) {
 		st, err := os.Stat(filepath.Join(s.dir, "run", "zurl.pid"))
 		return err == nil && time.Since(st.ModTime()) > 1300*time.Millisecond
 	})
-	for _, delay := range []string{"200", "400", "800"} {
+	again := regexp.MustCompile(`zurl: starting again in (\d+) ms`)
+	// On a slow machine one may live long enough to count, and it is 200 again.
+	kills, row := 0, 0
+	s.eventually("200, 400 and 800 ms", func() bool {
 		before := s.pid("zurl")
 		s.kill("zurl", syscall.SIGKILL)
-		s.says("zurl: starting again in " + delay + " ms")
+		kills++
+		var delays [][]string
+		s.eventually("the delay", func() bool {
+			delays = again.FindAllStringSubmatch(s.out.String(), -1)
+			return len(delays) == kills
+		})
+		switch got := delays[kills-1][1]; got {
+		case fmt.Sprint(200 << row):
+			row++
+		case "200":
+			row = 1
+		default:
+			t.Fatalf("%s ms after %d in a row", got, row)
+		}
 		s.eventually("a new zurl", func() bool { pid := s.pid("zurl"); return pid != 0 && pid != before })
-	}
+		return row == 3
+	})
 }
 
 // What a process wrote last is shown when it dies, from its log file and from its
@@ -422,7 +442,7 @@ func TestSecondStart(t *testing.T) {
 	p := newPlace(t)
 	first := p.start("-m").up()
 	second := p.start("-m")
-	second.exit(1, 5*time.Second)
+	second.exit(1)
 	if want := fmt.Sprintf("holdfast: already running in %s/run as process %d\n", p.dir, first.cmd.Process.Pid); second.out.String() != want {
 		t.Errorf("got %q, want %q", second.out, want)
 	}
@@ -456,7 +476,7 @@ func TestStalePidFiles(t *testing.T) {
 	p.write("run/handler.pid", "nonsense\n")
 	s := p.start("-m").up()
 	s.signal(syscall.SIGTERM)
-	s.exit(0, 15*time.Second)
+	s.exit(0)
 	if err := other.Process.Signal(syscall.Signal(0)); err != nil {
 		t.Errorf("a process that is not ours was ended: %v", err)
 	}
@@ -486,7 +506,7 @@ func TestAdopt(t *testing.T) {
 	if err := second.publish("stay", "still here"); err != nil {
 		t.Fatal(err)
 	}
-	if err := stay.expect("still here", 5*time.Second); err != nil {
+	if err := stay.expect("still here", poll.Patience); err != nil {
 		t.Error(err)
 	}
 	// It has lived before, so its end is no failed start, however early.
@@ -495,7 +515,7 @@ func TestAdopt(t *testing.T) {
 	second.eventually("a new zurl", func() bool { pid := second.pid("zurl"); return pid != 0 && pid != pids["zurl"] })
 	pids["zurl"] = second.pid("zurl")
 	second.signal(syscall.SIGTERM)
-	second.exit(0, 15*time.Second)
+	second.exit(0)
 	second.nothingLeft(pids)
 }
 
@@ -507,7 +527,7 @@ func TestStopTimeout(t *testing.T) {
 	pids := s.pids()
 	s.kill("handler", syscall.SIGSTOP)
 	s.signal(syscall.SIGTERM)
-	s.exit(0, 8*time.Second)
+	s.exit(0)
 	s.says("handler taking too long, forcing quit")
 	s.nothingLeft(pids)
 }
@@ -520,7 +540,7 @@ func TestSecondSignal(t *testing.T) {
 	s.signal(syscall.SIGINT)
 	s.says("stopping...")
 	s.signal(syscall.SIGINT)
-	s.exit(1, 3*time.Second)
+	s.exit(1)
 	s.nothingLeft(pids)
 }
 
@@ -549,7 +569,7 @@ func TestCannotStart(t *testing.T) {
 	}
 	defer ln.Close()
 	s := p.start()
-	s.exit(1, 15*time.Second)
+	s.exit(1)
 	s.says("handler: Exited unexpectedly (exit code 1)")
 	s.says("address already in use")
 }
@@ -582,7 +602,7 @@ func TestLogFiles(t *testing.T) {
 		return true
 	})
 	s.signal(syscall.SIGTERM)
-	s.exit(0, 15*time.Second)
+	s.exit(0)
 	for _, name := range files {
 		if !strings.Contains(p.read(name), "stopped") {
 			t.Errorf("%s: got %q", name, p.read(name))
@@ -663,7 +683,7 @@ func TestNoConfiguration(t *testing.T) {
 	go func() { _ = s.cmd.Wait(); close(s.done) }()
 	s.up()
 	s.signal(syscall.SIGTERM)
-	s.exit(0, 15*time.Second)
+	s.exit(0)
 }
 
 func TestUsage(t *testing.T) {
@@ -824,20 +844,20 @@ func TestReadme(t *testing.T) {
 	}
 	s := p.start("-m", "--set", "handler.push_in_spec=tcp://127.0.0.1:"+ports[0]).up()
 	stream := lines(run("bash", "stream"))
-	if err := stream.expect("[stream opened]", 5*time.Second); err != nil {
+	if err := stream.expect("[stream opened]", poll.Patience); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := run("bash", "publish").Output(); err != nil || string(out) != "Published\n" {
 		t.Fatalf("publish: got %q, %v", out, err)
 	}
-	if err := stream.expect("hello", 5*time.Second); err != nil {
+	if err := stream.expect("hello", poll.Patience); err != nil {
 		t.Fatal(err)
 	}
 	python := need.PyZMQ(t)
 	if out, err := run(python, "publish.py").Output(); err != nil {
 		t.Fatalf("publish.py: %s, %v", out, err)
 	}
-	if err := stream.expect("hello over ZeroMQ", 5*time.Second); err != nil {
+	if err := stream.expect("hello over ZeroMQ", poll.Patience); err != nil {
 		t.Fatal(err)
 	}
 	backend := run(python, "backend.py")
@@ -856,12 +876,12 @@ func TestReadme(t *testing.T) {
 	var news *client
 	s.eventually("the backend's answer", func() bool {
 		news = lines(exec.Command("curl", "-sSN", "http://"+p.http+"/anything"))
-		return news.expect("welcome", 2*time.Second) == nil
+		return news.expect("welcome", attempt) == nil
 	})
 	if err := s.publish("news", "something new"); err != nil {
 		t.Fatal(err)
 	}
-	if err := news.expect("something new", 5*time.Second); err != nil {
+	if err := news.expect("something new", poll.Patience); err != nil {
 		t.Error(err)
 	}
 }

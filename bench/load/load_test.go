@@ -19,6 +19,7 @@ import (
 
 	"github.com/holdfast/holdfast/bench/internal/netloop"
 	"github.com/holdfast/holdfast/bench/internal/wire"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // fakeServer is a small server with streams, long polls, WebSocket echo and a publish
@@ -232,7 +233,7 @@ func TestLossAndDuplicatesAreSeen(t *testing.T) {
 	p := b.newPool(kindStream)
 	defer p.close()
 	p.grow(10)
-	if ok, err := l.Wait(10*time.Second, p.settled); !ok || err != nil {
+	if ok, err := l.Wait(poll.Patience, p.settled); !ok || err != nil {
 		t.Fatal("not held", err)
 	}
 	d, err := b.deliver(p, 10, 500*time.Millisecond, func(f func()) { b.paced(8, f) })
@@ -367,7 +368,7 @@ func TestZMQ(t *testing.T) {
 	}
 	p.publish(0, nil)
 	var have string
-	ok, err := l.Wait(10*time.Second, func() bool {
+	ok, err := l.Wait(poll.Patience, func() bool {
 		select {
 		case have = <-got:
 			return true

@@ -21,6 +21,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/grip"
 	"github.com/holdfast/holdfast/pkg/publish"
 	"github.com/holdfast/holdfast/pkg/tnet"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func runHandler(args ...string) (code int, stdout, stderr string) {
@@ -48,7 +49,7 @@ func fakeControl(t *testing.T, status int, text string) (addr string, last func(
 		select {
 		case s := <-got:
 			return s
-		case <-time.After(5 * time.Second):
+		case <-time.After(poll.Patience):
 			t.Fatal("no request came")
 			return ""
 		}
@@ -74,7 +75,7 @@ func rawRequest(t *testing.T, run func(addr string)) string {
 		var all []byte
 		buf := make([]byte, 64<<10)
 		for !bytes.HasSuffix(all, []byte("}]}")) {
-			_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+			_ = conn.SetReadDeadline(time.Now().Add(poll.Patience))
 			n, err := conn.Read(buf)
 			if all = append(all, buf[:n]...); err != nil {
 				break

@@ -15,7 +15,7 @@ import (
 	"github.com/go-zeromq/zmq4"
 )
 
-var testLimits = connLimits{maxMessage: 1 << 20, handshake: 5 * time.Second, stall: 5 * time.Second}
+var testLimits = connLimits{maxMessage: 1 << 20, handshake: time.Minute, stall: time.Minute}
 
 // counting counts the writes that reach the network.
 type counting struct {

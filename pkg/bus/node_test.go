@@ -243,7 +243,7 @@ func TestKeptFrameDoesNotKeepItsMessage(t *testing.T) {
 	}
 	select {
 	case <-h.done:
-	case <-time.After(20 * time.Second):
+	case <-time.After(poll.Patience):
 		t.Fatal("frames are missing")
 	}
 	// 3,000 frames of 100 bytes are kept; the messages had 30 MB together.

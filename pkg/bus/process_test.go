@@ -2,6 +2,7 @@ package bus_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -118,19 +119,14 @@ func TestKilledProcessIsDownSoon(t *testing.T) {
 	t.Parallel()
 	dir := runDir(t)
 	proc := spawn(t, "handler.0", dir, time.Minute)
-	a := newNode(t, bus.Options{Name: "proxy.0", Dir: dir, GiveUp: time.Minute})
+	// It is not the silence that tells.
+	a := newNode(t, bus.Options{Name: "proxy.0", Dir: dir, GiveUp: time.Hour})
 	var r bustest.Recorder
 	bustest.Start(t, a, &r)
 	first := r.WaitUp(t, "handler.0")
 
 	signal(t, proc, syscall.SIGKILL)
-	killed := time.Now()
 	r.WaitDown(t, first)
-	if d := time.Since(killed); d > 3*time.Second {
-		t.Errorf("PeerDown came %v after SIGKILL", d)
-	} else {
-		t.Logf("PeerDown came %v after SIGKILL", d)
-	}
 
 	// The socket files of the dead one are still there.
 	spawn(t, "handler.0", dir, time.Minute)
@@ -156,13 +152,17 @@ func TestSilentPeerIsGivenUpAndComesBack(t *testing.T) {
 	bustest.Start(t, a, &r)
 	p := r.WaitUp(t, "handler.0")
 
+	// On a slow machine it may be given up before, or once more: its being up is
+	// no promise.
 	signal(t, proc, syscall.SIGSTOP)
 	for range 100 {
-		if err := a.Send("handler.0", []byte("of the first session")); err != nil {
+		if err := a.Send("handler.0", []byte("of the first session")); err != nil && !errors.Is(err, bus.ErrNoPeer) {
 			t.Fatal(err)
 		}
 	}
-	r.WaitDown(t, p)
+	down := len(r.Wait(t, "PeerDown", func(events []bustest.Event) bool {
+		return events[len(events)-1] == bustest.Event{Kind: "down", Peer: p}
+	}))
 	if err := a.Send("handler.0", []byte("x")); err == nil {
 		t.Error("sent to a peer that is down")
 	}
@@ -170,17 +170,12 @@ func TestSilentPeerIsGivenUpAndComesBack(t *testing.T) {
 		t.Error("a process that stands still is taken for one that has ended")
 	}
 	signal(t, proc, syscall.SIGCONT)
-	r.Wait(t, "the same boot up again", func(events []bustest.Event) bool {
-		last := events[len(events)-1]
-		return last == bustest.Event{Kind: "up", Peer: p}
+	poll.Until(t, "the same boot to answer again", func() bool {
+		err := a.Send("handler.0", []byte("of the second session"))
+		events := r.Events()[down:]
+		return err == nil && slices.ContainsFunc(events, func(e bustest.Event) bool { return e.Kind == "frame" && e.Peer == p })
 	})
-	if err := a.Send("handler.0", []byte("of the second session")); err != nil {
-		t.Fatal(err)
-	}
-	r.WaitFrames(t, "handler.0", 1)
-	events := r.Events()
-	up := slices.Index(events, bustest.Event{Kind: "down", Peer: p})
-	for _, e := range events[up:] {
+	for _, e := range r.Events()[down:] {
 		if e.Kind == "frame" && e.Data != "of the second session" {
 			t.Errorf("after PeerDown got %v", e)
 		}
@@ -213,15 +208,15 @@ func TestOneProcessPerName(t *testing.T) {
 func TestOwnPauseIsNoReasonToGiveUpOthers(t *testing.T) {
 	t.Parallel()
 	dir := runDir(t)
-	const giveUp = 500 * time.Millisecond
+	const giveUp = 4 * time.Second // and the other one is never silent for that long
 	proc := spawn(t, "handler.0", dir, giveUp)
 	a := newNode(t, bus.Options{Name: "proxy.0", Dir: dir, GiveUp: time.Minute, Heartbeat: 100 * time.Millisecond})
 	var r bustest.Recorder
 	bustest.Start(t, a, &r)
 	r.WaitUp(t, "handler.0")
-	for i := range 3 {
+	for i := range 2 {
 		signal(t, proc, syscall.SIGSTOP)
-		<-time.After(2 * giveUp) // what is tested is the passing of this time
+		<-time.After(giveUp * 3 / 2) // what is tested is the passing of this time
 		signal(t, proc, syscall.SIGCONT)
 		if err := a.Send("handler.0", []byte("x")); err != nil {
 			t.Fatal(err)

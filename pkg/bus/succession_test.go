@@ -109,7 +109,7 @@ func within(t *testing.T, what string, c <-chan struct{}) {
 	t.Helper()
 	select {
 	case <-c:
-	case <-time.After(20 * time.Second):
+	case <-time.After(poll.Patience):
 		t.Fatalf("waited in vain for %s", what)
 	}
 }

@@ -21,6 +21,7 @@ import (
 type counter struct {
 	node  *bustest.Node
 	n     atomic.Int64
+	held  atomic.Int64 // holds that it was told of
 	bytes atomic.Int64 // of their frames
 	quiet atomic.Bool  // report nothing, and decode nothing
 }
@@ -43,7 +44,10 @@ func (c *counter) Receive(from bus.Peer, b []byte) {
 	if err != nil {
 		panic(err)
 	}
-	if d, ok := f.(*frame.Deliver); ok {
+	switch d := f.(type) {
+	case *frame.Hold:
+		c.held.Add(1)
+	case *frame.Deliver:
 		c.n.Add(1)
 		_ = c.node.Send(from.Name, frame.Encode(&frame.Report{Outcomes: []frame.Outcome{{Pub: d.Pub, Mode: d.Mode, Delivered: 1}}}))
 	}
@@ -171,10 +175,10 @@ func TestPublishCost(t *testing.T) {
 	for _, n := range []int{1, 2000} {
 		r := newRig(t, func(o *Options) { o.now = time.Now })
 		c := crowd(t, r, n, func(_ int, a *frame.Accept) { a.Channels[0].Name = "all" })
-		r.wait("all are held", func() bool {
-			r.s.mu.Lock()
-			defer r.s.mu.Unlock()
-			return len(r.s.peers["connmgr.9"].holds) == n
+		r.wait("all are held, and the others have read that", func() bool {
+			r.proxy.mu.Lock()
+			defer r.proxy.mu.Unlock()
+			return c.held.Load() == int64(n) && len(r.proxy.accepted) == n
 		})
 		c.quiet.Store(true)
 		allocs = append(allocs, testing.AllocsPerRun(runs, func() {

@@ -71,6 +71,20 @@ func (r *rig) expectFinish(h *fakeHold, body string) {
 	}
 }
 
+// nextTimer waits until the only hold waits for the time of its next link: only
+// then the clock may go on.
+func (r *rig) nextTimer() {
+	r.t.Helper()
+	r.wait("its timer runs", func() bool {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		for _, h := range r.s.peers["connmgr.0"].holds {
+			return h.more.timer.Active()
+		}
+		return false
+	})
+}
+
 func next(uri string) func(*frame.Accept) {
 	return func(a *frame.Accept) {
 		a.Next = frame.Link{URI: "http://example.com" + uri, Millis: 120000}
@@ -122,6 +136,7 @@ func TestNextLinkRetries(t *testing.T) {
 	h := r.holdWith(frame.ModeNone, next("/2"))
 	for i := range 2 {
 		r.expectFetches(slices.Repeat([]string{"GET http://example.com/2"}, i+1)...)
+		r.nextTimer()
 		r.clock.advance(5 * time.Second)
 	}
 	r.expectFinish(h, "ok\n")
@@ -328,14 +343,7 @@ func TestNextLinkToItself(t *testing.T) {
 				"http://example.com/other": {answer(200, "end\n")},
 			})
 			h := r.holdWith(frame.ModeNone, next("/self"))
-			r.wait("its timer runs", func() bool {
-				r.s.mu.Lock()
-				defer r.s.mu.Unlock()
-				for _, h := range r.s.peers["connmgr.0"].holds {
-					return h.more.timer.Active()
-				}
-				return false
-			})
+			r.nextTimer()
 			r.flush()
 			if n := len(r.fetched()); n != 1 {
 				t.Fatalf("%d requests without a pause", n)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestControlAPI(t *testing.T) {
@@ -110,7 +111,7 @@ func TestExpectContinue(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(poll.Patience))
 	const interim = "HTTP/1.1 100 Continue\r\n\r\n"
 	b := make([]byte, len(interim))
 	if _, err := io.WriteString(c, "POST /publish HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 12\r\n\r\n"); err != nil {
@@ -190,7 +191,7 @@ func TestKeepAlive(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = c.Close() })
-		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(poll.Patience))
 		return c, bufio.NewReader(c)
 	}
 	ask := func(c net.Conn, br *bufio.Reader, connection, body string) (status int, kept bool) {
@@ -251,7 +252,7 @@ func TestStopWithOpenConnection(t *testing.T) {
 	defer c.Close()
 	r.wait("the connection is served", func() bool { return r.metric("holdfast_handler_control_connections", "") == 1 })
 	r.stop()
-	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(poll.Patience))
 	if _, err := c.Read(make([]byte, 1)); err == nil {
 		t.Error("the connection is still open")
 	}

@@ -170,7 +170,7 @@ func (r *rig) raw(text string) string {
 		r.t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(poll.Patience))
 	if _, err := io.WriteString(c, text); err != nil {
 		r.t.Fatal(err)
 	}

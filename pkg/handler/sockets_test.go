@@ -14,6 +14,7 @@ import (
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/tnet"
 	"github.com/holdfast/holdfast/test/need"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // sockets gives a rig ZeroMQ sockets of its own.
@@ -36,7 +37,7 @@ func pushTo(t *testing.T, spec string) func(parts ...[]byte) {
 	t.Cleanup(func() { p.Close() })
 	return func(parts ...[]byte) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), poll.Patience)
 		defer cancel()
 		if err := p.Send(ctx, parts...); err != nil {
 			t.Fatal(err)
@@ -102,7 +103,7 @@ func TestCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	command := func(method string, args any) map[string]any {
 		t.Helper()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/unixsock"
 	"github.com/holdfast/holdfast/test/pki"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // authority is a certificate authority, and a folder with what it issued.
@@ -62,7 +63,7 @@ func (a *authority) dial(addr, name string) (answer string, serial *big.Int, err
 		a.t.Fatal(err)
 	}
 	defer raw.Close()
-	_ = raw.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = raw.SetDeadline(time.Now().Add(poll.Patience))
 	c := tls.Client(raw, conf)
 	if err := c.Handshake(); err != nil {
 		return "", nil, err
@@ -168,7 +169,7 @@ func TestControlSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(poll.Patience))
 	body := `{"items":[]}`
 	if _, err := io.WriteString(c, "POST /publish/ HTTP/1.1\r\nContent-Length: 12\r\n\r\n"+body); err != nil {
 		t.Fatal(err)

@@ -390,7 +390,7 @@ func TestDoFailures(t *testing.T) {
 
 func TestDoConnectFailures(t *testing.T) {
 	t.Parallel()
-	p := newPool(t, Options{ConnectTimeout: 500 * time.Millisecond})
+	p := newPool(t, Options{})
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -405,11 +405,14 @@ func TestDoConnectFailures(t *testing.T) {
 	// Accepted by the kernel, but nobody speaks TLS.
 	silent := listen(t, func(p *peer) { _, _ = p.br.ReadByte(); _, _ = io.Copy(io.Discard, p) })
 	silent.TLS = true
-	if _, err := tryGet(p, silent); !errors.Is(err, ErrTimeout) || !TryNext(err) {
+	hasty := newPool(t, Options{ConnectTimeout: 50 * time.Millisecond})
+	if _, err := tryGet(hasty, silent); !errors.Is(err, ErrTimeout) || !TryNext(err) {
 		t.Errorf("silent: got %v, want ErrTimeout", err)
 	}
-	if s := p.Stats(); s.Open != 0 || s.DialErrors != 3 {
-		t.Errorf("got %+v, want nothing open and 3 errors", s)
+	for p, errs := range map[*Pool]uint64{p: 2, hasty: 1} {
+		if s := p.Stats(); s.Open != 0 || s.DialErrors != errs {
+			t.Errorf("got %+v, want nothing open and %d errors", s, errs)
+		}
 	}
 
 	_ = p.Close()
@@ -427,10 +430,11 @@ func TestDoTimeouts(t *testing.T) {
 		}
 		_, _ = p.br.ReadByte()
 	})
-	p := newPool(t, Options{ResponseTimeout: 300 * time.Millisecond, IdleTimeout: 300 * time.Millisecond})
+	p := newPool(t, Options{ResponseTimeout: 50 * time.Millisecond})
 	if _, err := tryGet(p, slow); !errors.Is(err, ErrTimeout) || TryNext(err) {
 		t.Errorf("no response: got %v, want ErrTimeout that is not for the next target", err)
 	}
+	p = newPool(t, Options{IdleTimeout: 50 * time.Millisecond})
 	resp, err := p.Do(context.Background(), slow, &Request{Method: "GET", URI: "/body"})
 	if err != nil {
 		t.Fatal(err)
@@ -463,11 +467,11 @@ func TestDoTimeouts(t *testing.T) {
 // A stream that is slow but alive must outlive the time limits.
 func TestDoSlowStream(t *testing.T) {
 	t.Parallel()
-	const pieces = 25
+	const pieces = 60
 	target := listen(t, func(p *peer) {
 		p.request()
 		p.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-		tick := time.NewTicker(50 * time.Millisecond)
+		tick := time.NewTicker(100 * time.Millisecond)
 		defer tick.Stop()
 		for range pieces {
 			<-tick.C
@@ -475,7 +479,7 @@ func TestDoSlowStream(t *testing.T) {
 		}
 		p.send("0\r\n\r\n")
 	})
-	p := newPool(t, Options{IdleTimeout: time.Second})
+	p := newPool(t, Options{IdleTimeout: 5 * time.Second})
 	if got := get(t, p, target); len(got) != pieces {
 		t.Errorf("got %q, want %d pieces", got, pieces)
 	}

@@ -75,7 +75,7 @@ func newRig(t *testing.T, change func(*Options)) *rig {
 	r := &rig{t: t, net: network, wait: make(map[uint64]chan *frame.Fetched), up: make(chan struct{})}
 	o := DefaultOptions()
 	o.Bus = network.Node("zurl.0")
-	o.FetchTimeout = 10 * time.Second
+	o.FetchTimeout = poll.Patience
 	if change != nil {
 		change(&o)
 	}
@@ -97,7 +97,7 @@ func newRig(t *testing.T, change func(*Options)) *rig {
 	bustest.Start(t, r.asker, r)
 	select {
 	case <-r.up:
-	case <-time.After(10 * time.Second):
+	case <-time.After(poll.Patience):
 		t.Fatal("zurl does not come up")
 	}
 	return r
@@ -123,7 +123,7 @@ func (r *rig) get(c <-chan *frame.Fetched) *frame.Fetched {
 	select {
 	case f := <-c:
 		return f
-	case <-time.After(10 * time.Second):
+	case <-time.After(poll.Patience):
 		r.t.Fatal("no result")
 		return nil
 	}
@@ -397,7 +397,7 @@ func TestPeerDown(t *testing.T) {
 	r.net.Kill("handler.0")
 	select {
 	case <-ended:
-	case <-time.After(10 * time.Second):
+	case <-time.After(poll.Patience):
 		t.Error("the request goes on")
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
@@ -52,7 +54,7 @@ func TestEchoOfMoreThanTheSocketsHold(t *testing.T) {
 	}
 	sent := bytes.Repeat([]byte("0123456789abcdef"), 1<<20)
 	c.Write(sent)
-	ok, err := l.Wait(20*time.Second, func() bool { return got.got.Len() >= len(sent) })
+	ok, err := l.Wait(poll.Patience, func() bool { return got.got.Len() >= len(sent) })
 	if err != nil || !ok {
 		t.Fatalf("%d of %d bytes came back, %v", got.got.Len(), len(sent), err)
 	}
@@ -73,7 +75,7 @@ func TestRefusedConnectionIsReported(t *testing.T) {
 	if _, err := Open(l, netip.AddrPort{}, addr, &got); err != nil {
 		return // refused at once
 	}
-	ok, err := l.Wait(10*time.Second, func() bool { return got.closed })
+	ok, err := l.Wait(poll.Patience, func() bool { return got.closed })
 	if err != nil || !ok || got.err == nil {
 		t.Errorf("closed %v, error %v, loop %v: want the refusal", got.closed, got.err, err)
 	}
@@ -92,7 +94,7 @@ func TestTimers(t *testing.T) {
 		l.After(time.Millisecond, add(5))
 	})
 	l.start = l.start.Add(-5 * time.Hour)
-	ok, err := l.Wait(30*time.Second, func() bool { return len(order) == 5 })
+	ok, err := l.Wait(poll.Patience, func() bool { return len(order) == 5 })
 	if err != nil || !ok || !slices.Equal(order, []int{1, 2, 3, 4, 5}) {
 		t.Errorf("got %v, %v, %v", order, ok, err)
 	}
@@ -123,20 +125,20 @@ func TestPause(t *testing.T) {
 	}
 	c.Pause()
 	c.Write([]byte("x")) // it is not sent
-	ok, err := l.Wait(20*time.Second, func() bool { return far != nil })
+	ok, err := l.Wait(poll.Patience, func() bool { return far != nil })
 	if err != nil || !ok {
 		t.Fatal("no connection", err)
 	}
 	// Several turns of the loop, in which the far end sends what it can.
 	turns := 0
-	if _, err := l.Wait(20*time.Second, func() bool { turns++; l.Soon(func() {}); return turns > 100 }); err != nil {
+	if _, err := l.Wait(poll.Patience, func() bool { turns++; l.Soon(func() {}); return turns > 100 }); err != nil {
 		t.Fatal(err)
 	}
 	if left := len(far.out); got.got.Len() > 0 || left < size/2 {
 		t.Errorf("%d bytes came, and %d of %d wait at the far end", got.got.Len(), left, size)
 	}
 	c.Resume()
-	ok, err = l.Wait(20*time.Second, func() bool { return got.got.Len() == size })
+	ok, err = l.Wait(poll.Patience, func() bool { return got.got.Len() == size })
 	if err != nil || !ok {
 		t.Errorf("%d of %d bytes came, %v", got.got.Len(), size, err)
 	}

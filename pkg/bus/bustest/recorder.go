@@ -67,10 +67,10 @@ func (r *Recorder) Events() []Event {
 }
 
 // Wait blocks until ok says yes to the events so far, and fails the test if it
-// has not after 20 seconds.
+// has not after a minute.
 func (r *Recorder) Wait(t testing.TB, what string, ok func([]Event) bool) []Event {
 	t.Helper()
-	deadline := time.NewTimer(20 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	for {
 		r.mu.Lock()
