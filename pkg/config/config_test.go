@@ -4,6 +4,7 @@ import (
 	"errors"
 	"flag"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -512,6 +513,30 @@ func FuzzParseValue(f *testing.F) {
 		v, hints, err := parseValue(quoted)
 		if err != nil || len(hints) > 0 || v.text != s || len(v.items) != 1 || v.items[0] != s {
 			t.Errorf("%q in quotes: got %+v, %q, %v", s, v, hints, err)
+		}
+	})
+}
+
+func FuzzParseListen(f *testing.F) {
+	for _, in := range []string{"7999", "127.0.0.1:443,tls", "[::1]:1,stream", "run/x,local,mode=0660,user=a,group=b", "443,tls,default-cert=default_443"} {
+		f.Add(in)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		l, err := ParseListen(in)
+		if err != nil {
+			return
+		}
+		switch l.Network {
+		case "tcp":
+			if _, _, err := net.SplitHostPort(l.Addr); err != nil {
+				t.Fatal(err)
+			}
+		case "unix":
+			if l.Addr == "" || l.TLS {
+				t.Fatalf("got %+v", l)
+			}
+		default:
+			t.Fatalf("got %+v", l)
 		}
 	})
 }

@@ -108,7 +108,7 @@ type Proxy struct {
 	HandOverTimeout          time.Duration `key:"hand_over_timeout" own:"yes" default:"8" unit:"s" min:"10ms" doc:"How long a handler is waited for to take a hold."`
 	DrainTime                time.Duration `key:"drain_time" own:"yes" default:"5" unit:"s" min:"0s" doc:"How long a proxy that is stopped lets open exchanges go on."`
 	IdleTimeout              time.Duration `key:"idle_timeout" own:"yes" default:"1800" unit:"s" min:"10ms" doc:"How long a body may stand still."`
-	MaxResponseHead          Bytes         `key:"max_response_head" own:"yes" default:"64K" min:"1024" max:"8M" doc:"Largest status line and headers that an origin may send."`
+	MaxResponseHead          Bytes         `key:"max_response_head" own:"yes" default:"64K" min:"1024" max:"4M" doc:"Largest status line and headers that an origin may send."`
 	Runtime
 }
 

@@ -147,3 +147,28 @@ func TestNewRefuses(t *testing.T) {
 		t.Error(`default "maybe": no error`)
 	}
 }
+
+// Whatever else is denied, no spelling of a rule or of a host opens the inside.
+func FuzzRules(f *testing.F) {
+	for _, text := range []string{"*:25", "10.0.0.0/8:1-1023", "[::1]:80", "*.local", "127.*", "@internal:80", "host.example", "::/0"} {
+		f.Add(text, "127.0.0.1", uint16(80))
+		f.Add(text, "[::ffff:10.0.0.1]", uint16(25))
+		f.Add(text, "a.local.", uint16(443))
+	}
+	f.Fuzz(func(t *testing.T, text, host string, port uint16) {
+		r, err := New("allow", nil, []string{text, "@internal"})
+		if err != nil {
+			if r != nil {
+				t.Fatalf("rules with error %v", err)
+			}
+			return
+		}
+		allowed := r.AllowsHost(host, port)
+		if len(host) > 1 && host[0] == '[' && host[len(host)-1] == ']' {
+			host = host[1 : len(host)-1]
+		}
+		if addr, err := netip.ParseAddr(host); err == nil && !Public(addr.Unmap().WithZone("")) && allowed {
+			t.Fatalf("%q allows %s, which is not public", text, host)
+		}
+	})
+}

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -309,6 +310,33 @@ func TestPatch(t *testing.T) {
 			}
 		})
 	}
+}
+
+func FuzzPatch(f *testing.F) {
+	for _, v := range readVectors[patchVector](f, "testdata/patches.json") {
+		f.Add([]byte(v.Base), []byte(v.Patch))
+	}
+	f.Fuzz(func(t *testing.T, base, patch []byte) {
+		v, err := parseJSON(patch)
+		ops, ok := v.([]any)
+		if err != nil || !ok {
+			return
+		}
+		p := Patch{ops: ops, set: true}
+		out, err := p.Apply(base)
+		if err != nil {
+			if out != nil {
+				t.Fatalf("%q with error %v", out, err)
+			}
+			return
+		}
+		if !json.Valid(out) {
+			t.Fatalf("made %q", out)
+		}
+		if again, err := p.Apply(base); err != nil || !bytes.Equal(out, again) {
+			t.Fatalf("made %q, and then %q, %v", out, again, err)
+		}
+	})
 }
 
 // A patch that doubles the document again and again must fail, not fill memory.

@@ -31,9 +31,11 @@ const (
 	// MinInterval is the shortest keep-alive interval, in seconds.
 	MinInterval = 20
 	// MaxRetries is how often a request that did not reach the origin is sent
-	// again; MaxMeta bounds the fields that an origin may store.
-	MaxRetries = 5
-	MaxMeta    = 256
+	// again; MaxMeta bounds the fields that an origin may store, and MaxMetaBytes
+	// their names and values: each request has them, and so has the record.
+	MaxRetries   = 5
+	MaxMeta      = 256
+	MaxMetaBytes = 64 << 10
 )
 
 // ErrTooLarge says that the client's message does not fit into the buffer.
@@ -483,6 +485,13 @@ func (s *Session) setMeta(m Meta) error {
 	}
 	if len(kept) > MaxMeta {
 		return fault("more than %d meta fields", MaxMeta)
+	}
+	size := 0
+	for _, m := range kept {
+		size += len(m.Name) + len(m.Value)
+	}
+	if size > MaxMetaBytes {
+		return fault("more than %d bytes of meta fields", MaxMetaBytes)
 	}
 	s.meta = kept
 	return nil

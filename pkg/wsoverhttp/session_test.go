@@ -1,6 +1,7 @@
 package wsoverhttp
 
 import (
+	"encoding/json"
 	"errors"
 	"strconv"
 	"strings"
@@ -219,6 +220,27 @@ func TestMeta(t *testing.T) {
 	d.text("x")
 	if r := d.Next(false); len(r.Meta) != 1 || r.Meta[0].Value != "3" {
 		t.Errorf("request meta: %v", r.Meta)
+	}
+}
+
+// Each request and each record has all of the fields.
+func TestMetaIsBounded(t *testing.T) {
+	d := opened(t, false)
+	half := strings.Repeat("v", MaxMetaBytes/2-1)
+	for i, m := range []Meta{{"A", half}, {"B", half}, {"B", half}, {"C", "1"}} {
+		d.Refresh()
+		if d.Next(false) == nil {
+			t.Fatal("no request")
+		}
+		a := answer("")
+		a.SetMeta = []Meta{m}
+		_, err := d.Answer(a)
+		if last := i == 3; last != (err != nil) {
+			t.Fatalf("answer %d: %v", i, err)
+		}
+	}
+	if !d.Ended() {
+		t.Error("the session goes on")
 	}
 }
 
@@ -559,6 +581,33 @@ func TestRestoreRepeatsAnEmptyRequest(t *testing.T) {
 	d.request("", 0)
 	n := driver{t, Restore(d.Record(), false)}
 	n.request("", 0)
+}
+
+// A record may come from another version.
+func FuzzRestore(f *testing.F) {
+	f.Add([]byte(`{"o":true,"m":[{"Name":"A","Value":"b"}],"i":30,"c":true,"s":3,"r":9,"q":true}`), []byte("abcdef"), false)
+	f.Add([]byte(`{"s":-1,"r":-5,"i":-1}`), []byte("x"), true)
+	f.Fuzz(func(t *testing.T, record, data []byte, oneEvent bool) {
+		var r Record
+		if json.Unmarshal(record, &r) != nil {
+			return
+		}
+		s := Restore(r, oneEvent)
+		for range 3 {
+			_ = s.Message(wsevents.Text, data, true)
+		}
+		sent := s.Next(false)
+		if sent != nil && (sent.Replayed < 0 || sent.Replayed > 3*len(data)) {
+			t.Fatalf("replays %d of %d bytes", sent.Replayed, 3*len(data))
+		}
+		bytes := 0
+		for _, m := range s.queue {
+			bytes += len(m.data)
+		}
+		if bytes != s.bytes || bytes > 3*len(data) {
+			t.Fatalf("%d bytes are kept, %d are counted, %d came", bytes, s.bytes, 3*len(data))
+		}
+	})
 }
 
 func FuzzSession(f *testing.F) {
