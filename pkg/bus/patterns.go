@@ -293,13 +293,13 @@ func (r *Router) Send(parts ...[]byte) error {
 	if len(parts) == 0 {
 		return errNoParts
 	}
-	id, parts := string(parts[0]), parts[1:]
+	id, parts := parts[0], parts[1:]
 	if err := r.check(parts); err != nil {
 		return err
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c := r.byID[id]
+	c := r.byID[string(id)]
 	if c == nil {
 		r.m.dropped.WithLabelValues(dropNoPeer).Inc()
 		return ErrNoPeer
