@@ -89,7 +89,7 @@ func (d *doctor) examine(c *config.Config) {
 		}
 	}
 	for _, u := range c.Unused(nil) {
-		d.say("note", "configuration", "without effect: "+u.String())
+		d.say("note", "configuration", "without effect: "+u.Brief())
 	}
 	d.runDir(c)
 	d.listeners(c)
@@ -270,8 +270,8 @@ func loopback(host string) bool {
 
 // control asks a control API that should be ours.
 func (d *doctor) control(addr string) {
-	if host, port, err := net.SplitHostPort(addr); err == nil && (host == "" || net.ParseIP(host).IsUnspecified()) {
-		addr = net.JoinHostPort("localhost", port)
+	if host, port, err := net.SplitHostPort(addr); err == nil {
+		addr = net.JoinHostPort(reachable(host), port)
 	}
 	ctx, cancel := context.WithTimeout(d.ctx, doctorTimeout)
 	defer cancel()

@@ -593,3 +593,14 @@ func TestUnused(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+func TestUnusedBrief(t *testing.T) {
+	u := Unused{Keys: []string{"a", "b", "c", "d"}, Reason: "why"}
+	if got := u.Brief(); got != "a b c d: why" {
+		t.Errorf("got %q", got)
+	}
+	u.Keys = append(u.Keys, "e")
+	if got := u.Brief(); got != "a b c and 2 more: why" || len(u.Keys) != 5 || u.Keys[3] != "d" {
+		t.Errorf("got %q, %v", got, u.Keys)
+	}
+}

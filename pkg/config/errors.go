@@ -76,6 +76,15 @@ type Unused struct {
 
 func (u Unused) String() string { return strings.Join(u.Keys, " ") + ": " + u.Reason }
 
+// Brief is like String, but names a few of the keys at most.
+func (u Unused) Brief() string {
+	const few = 3
+	if more := len(u.Keys) - few; more > 1 {
+		u.Keys = append(slices.Clone(u.Keys[:few]), fmt.Sprintf("and %d more", more))
+	}
+	return u.String()
+}
+
 // Unused gathers the notices of kind NotActedOn that wanted, if not nil, lets
 // through: Pushpin's own files have dozens of such keys for a handful of reasons.
 func (c *Config) Unused(wanted func(Notice) bool) []Unused {

@@ -166,6 +166,6 @@ func report(log *slog.Logger, p Program, cfg *config.Config) {
 		}
 	}
 	for _, u := range cfg.Unused(ours) {
-		log.Info("configuration: without effect: " + u.String())
+		log.Info("configuration: without effect: " + u.Brief())
 	}
 }
