@@ -26,7 +26,7 @@ var program = cli.Program{
 		f.Setting("port-offset", "global.port_offset", "`NUMBER` that is added to the ports of the publishing interfaces")
 	},
 	Commands: func(load func() (*config.Config, error)) []*cobra.Command {
-		return []*cobra.Command{publishCommand(), webhooksCommand(), tapCommand(load), doctorCommand(load)}
+		return []*cobra.Command{publishCommand(load), webhooksCommand(load), tapCommand(load), doctorCommand(load)}
 	},
 	Runtime: func(c *config.Config) (config.Runtime, string) { return c.Handler.Runtime, c.Admin.Handler },
 	Grace:   func(*config.Config) time.Duration { return 5 * time.Second },

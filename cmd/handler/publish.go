@@ -17,6 +17,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -27,6 +28,7 @@ import (
 
 	"github.com/holdfast/holdfast/cmd/internal/cli"
 	"github.com/holdfast/holdfast/pkg/bus"
+	"github.com/holdfast/holdfast/pkg/config"
 	"github.com/holdfast/holdfast/pkg/grip"
 	"github.com/holdfast/holdfast/pkg/publish"
 )
@@ -47,7 +49,7 @@ type publishFlags struct {
 }
 
 // publishCommand is "handler publish". Errors read as those of pushpin-publish.
-func publishCommand() *cobra.Command {
+func publishCommand(load func() (*config.Config, error)) *cobra.Command {
 	var f publishFlags
 	cmd := &cobra.Command{
 		Use:   "publish CHANNEL [CONTENT]",
@@ -62,6 +64,9 @@ func publishCommand() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), sendTimeout)
 			defer cancel()
+			if err := f.find(cmd.Flags(), load); err != nil {
+				return err
+			}
 			told, err := f.publish(ctx, args)
 			if err != nil {
 				return cli.PlainError{Err: fmt.Errorf("Error: %w", err)} //nolint:staticcheck // the text that scripts know
@@ -84,9 +89,61 @@ func publishCommand() *cobra.Command {
 	p.BoolVar(&f.noEOL, "no-eol", false, "do not add a line end")
 	p.BoolVar(&f.report, "report", false, "ask how many subscribers the message is for; only Holdfast tells that, over HTTP")
 	p.StringVar(&f.spec, "spec", "", "control `URL` (http or https, with iss and key if wanted) or ZeroMQ PUSH spec (tcp or ipc); "+
-		"without it the environment variable GRIP_URL, else http://localhost:5561")
+		noSpec)
 	f.transportFlags(p)
 	return cmd
+}
+
+// noSpec says where the control API is if --spec does not.
+const noSpec = "without it what the configuration says, if --config, --set or --port-offset is given; " +
+	"else the environment variable GRIP_URL, else http://localhost:5561"
+
+// find sets what --spec, --bearer and --user did not, as noSpec says.
+func (f *publishFlags) find(given *pflag.FlagSet, load func() (*config.Config, error)) error {
+	if f.spec != "" {
+		return nil
+	}
+	if !slices.ContainsFunc([]string{"config", "set", "port-offset"}, given.Changed) {
+		f.spec = cmp.Or(os.Getenv("GRIP_URL"), "http://localhost:5561")
+		return nil
+	}
+	c, err := load()
+	if err != nil {
+		return err
+	}
+	h := c.Handler
+	u := url.URL{Scheme: "http", Host: net.JoinHostPort(reachable(h.PushInHTTPAddr), strconv.Itoa(h.PushInHTTPPort))}
+	if h.PushInHTTPTLSCert != "" {
+		u.Scheme = "https"
+	}
+	if h.PushInHTTPPort < 0 {
+		local, err := c.ControlSocket()
+		if err != nil || local.Addr == "" {
+			return cli.UsageError{Err: errors.New("with this configuration there is no control API: set handler.push_in_http_port or push_in_http_local")}
+		}
+		u.Scheme, u.Host = "http", "localhost"
+		f.socket = cmp.Or(f.socket, local.Addr)
+	}
+	if f.bearer == "" && f.user == "" && f.socket == "" {
+		switch isFile := strings.HasPrefix(h.PushInHTTPAuthKey, "file:"); {
+		case h.PushInHTTPAuthToken != "":
+			f.bearer = h.PushInHTTPAuthToken
+		case h.PushInHTTPAuthUser != "":
+			f.user = h.PushInHTTPAuthUser
+		case h.PushInHTTPAuthKey != "" && !isFile: // a file has a public key, most likely
+			u.RawQuery = url.Values{"iss": {cmp.Or(h.PushInHTTPAuthIss, "handler")}, "key": {h.PushInHTTPAuthKey}}.Encode()
+		}
+	}
+	f.spec = u.String()
+	return nil
+}
+
+// reachable returns a host at which something that listens at host can be reached.
+func reachable(host string) string {
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		return "localhost"
+	}
+	return host
 }
 
 // transportFlags are about who asks, and over what.
@@ -105,7 +162,6 @@ func (f *publishFlags) publish(ctx context.Context, args []string) (told string,
 	if f.user != "" && f.bearer != "" {
 		return "", errors.New("only one authentication method can be specified")
 	}
-	f.spec = cmp.Or(f.spec, os.Getenv("GRIP_URL"), "http://localhost:5561")
 	draft, err := f.draft(args)
 	if err != nil {
 		return "", err

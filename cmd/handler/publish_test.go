@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -288,5 +289,69 @@ func TestPublishZeroMQ(t *testing.T) {
 		if diff := cmp.Diff(want, item); err != nil || diff != "" {
 			t.Errorf("%q: not what pushpin-publish sends: %v\n%s", args, err, diff)
 		}
+	}
+}
+
+// With --config, --set or --port-offset the tools go where the configuration says.
+func TestToolsReadTheConfiguration(t *testing.T) {
+	t.Setenv("GRIP_URL", "http://localhost:1/of-somebody-else")
+	addr, last := fakeControl(t, http.StatusOK, "[]")
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "x.conf")
+	config := func(lines string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte("[handler]\npush_in_http_addr=\n"+lines), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct {
+		name, lines string
+		args        []string
+		want        string // of the request's Authorization
+	}{
+		{"file", "push_in_http_port=" + port, nil, ""},
+		{"offset", "push_in_http_port=" + strconv.Itoa(n-10), []string{"--port-offset", "10"}, ""},
+		{"token", "push_in_http_auth_token=abc", []string{"--set", "handler.push_in_http_port=" + port}, "Bearer abc"},
+		{"token of the user's own", "push_in_http_auth_token=abc\npush_in_http_port=" + port, []string{"-B", "def"}, "Bearer def"},
+		{"password", "push_in_http_auth_user=a:b\npush_in_http_port=" + port, nil, "Basic YTpi"},
+		{"key", "push_in_http_auth_key=secret\npush_in_http_port=" + port, nil, "Bearer ey"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			config(tc.lines)
+			for cmd, want := range map[string]string{"publish news hello": "POST /publish/ ", "webhooks list --json": "GET /webhooks/"} {
+				code, _, errs := runHandler(append(append(strings.Fields(cmd), "--config", file), tc.args...)...)
+				if got := last(); code != 0 || !strings.HasPrefix(got, want) || !strings.Contains(got, "\r\nAuthorization: "+tc.want) != (tc.want == "") {
+					t.Errorf("%s: got %d, %q and %q", cmd, code, errs, got)
+				}
+			}
+		})
+	}
+
+	socket := filepath.Join(dir, "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "Published\n") }), ReadTimeout: time.Minute}
+	go func() { _ = srv.Serve(l) }()
+	defer srv.Close()
+	config("push_in_http_port=-1\npush_in_http_local=" + socket)
+	if code, out, errs := runHandler("publish", "news", "hello", "--config", file); code != 0 || out != "Published\n" {
+		t.Errorf("unix socket: got %d, %q, %q", code, out, errs)
+	}
+	config("push_in_http_port=-1")
+	if code, _, errs := runHandler("publish", "news", "hello", "--config", file); code != 2 || !strings.Contains(errs, "there is no control API") {
+		t.Errorf("nothing to ask: got %d, %q", code, errs)
+	}
+	if code, _, errs := runHandler("publish", "news", "hello", "--config", "/nowhere"); code != 2 || !strings.Contains(errs, "/nowhere") {
+		t.Errorf("no file: got %d, %q", code, errs)
 	}
 }

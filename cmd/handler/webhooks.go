@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -19,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/holdfast/holdfast/cmd/internal/cli"
+	"github.com/holdfast/holdfast/pkg/config"
 )
 
 // webhooksFlags is where the control API is, and how it is told.
@@ -29,7 +29,7 @@ type webhooksFlags struct {
 }
 
 // webhooksCommand is "handler webhooks".
-func webhooksCommand() *cobra.Command {
+func webhooksCommand(load func() (*config.Config, error)) *cobra.Command {
 	f := new(webhooksFlags)
 	root := &cobra.Command{
 		Use:   "webhooks",
@@ -41,7 +41,7 @@ func webhooksCommand() *cobra.Command {
 			"  handler webhooks resend ep_abc --id msg_1",
 	}
 	p := root.PersistentFlags()
-	p.StringVar(&f.spec, "spec", "", "control `URL`, with iss and key if wanted; without it the environment variable GRIP_URL, else http://localhost:5561")
+	p.StringVar(&f.spec, "spec", "", "control `URL`, with iss and key if wanted; "+noSpec)
 	f.transportFlags(p)
 	p.BoolVar(&f.asJSON, "json", false, "show what the API answers")
 	add := func(use, short, example string, args cobra.PositionalArgs, run func(ctx context.Context, args []string) error) *cobra.Command {
@@ -50,7 +50,9 @@ func webhooksCommand() *cobra.Command {
 			ctx, cancel := context.WithTimeout(cmd.Context(), sendTimeout)
 			defer cancel()
 			f.out = cmd.OutOrStdout()
-			f.spec = cmp.Or(f.spec, os.Getenv("GRIP_URL"), "http://localhost:5561")
+			if err := f.find(cmd.Flags(), load); err != nil {
+				return err
+			}
 			if err := run(ctx, args); err != nil {
 				return cli.PlainError{Err: fmt.Errorf("Error: %w", err)} //nolint:staticcheck // as in "handler publish"
 			}
