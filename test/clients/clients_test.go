@@ -84,7 +84,7 @@ func begin(t *testing.T, cmd *exec.Cmd) *bufio.Reader {
 // run runs a program to its end.
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), poll.Patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	out, err := cmd.CombinedOutput()
@@ -94,7 +94,7 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// line reads a line before ten seconds are over.
+// line reads a line.
 func line(t *testing.T, r *bufio.Reader) string {
 	t.Helper()
 	type result struct {
@@ -112,8 +112,8 @@ func line(t *testing.T, r *bufio.Reader) string {
 			t.Fatalf("after %q: %v", got.text, got.err)
 		}
 		return strings.TrimRight(got.text, "\r\n")
-	case <-time.After(10 * time.Second):
-		t.Fatal("nothing came in ten seconds")
+	case <-time.After(poll.Patience):
+		t.Fatal("nothing came")
 		return ""
 	}
 }
@@ -167,7 +167,7 @@ func eventually(t *testing.T, publish func(), r *bufio.Reader, l string) {
 	}()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(poll.Patience)
 	for {
 		publish()
 		select {
@@ -297,7 +297,7 @@ func origin(t *testing.T) (proxyStack *stack.Stack) {
 // get fetches a page in full.
 func get(t *testing.T, s *stack.Stack, path string) string {
 	t.Helper()
-	client := &http.Client{Timeout: 15 * time.Second}
+	client := &http.Client{Timeout: poll.Patience}
 	resp, err := client.Get("http://" + s.HTTP + path)
 	if err != nil {
 		t.Fatal(err)
@@ -347,7 +347,7 @@ func TestFanoutioGripLibrary(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer func() { _ = c.Close() }()
-		_ = c.SetReadDeadline(time.Now().Add(15 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(poll.Patience))
 		read := func(want string) {
 			t.Helper()
 			_, data, err := c.ReadMessage()

@@ -95,7 +95,7 @@ func TestExampleCounter(t *testing.T) {
 				if a.text != want {
 					t.Errorf("round %d: client %d got %q, want %q", round, a.client, a.text, want)
 				}
-			case <-time.After(15 * time.Second):
+			case <-time.After(poll.Patience):
 				t.Fatalf("round %d: a client got no answer", round)
 			}
 		}

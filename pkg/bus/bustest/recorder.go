@@ -28,7 +28,8 @@ func (e Event) String() string {
 type Recorder struct {
 	mu     sync.Mutex
 	events []Event
-	change chan struct{} // closed and replaced at each event; nil if nobody waits
+	frames map[string]int // by the name of the peer
+	change chan struct{}  // closed and replaced at each event; nil if nobody waits
 }
 
 var _ bus.Receiver = (*Recorder)(nil)
@@ -53,6 +54,12 @@ func (r *Recorder) add(e Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.events = append(r.events, e)
+	if e.Kind == "frame" {
+		if r.frames == nil {
+			r.frames = make(map[string]int)
+		}
+		r.frames[e.Peer.Name]++
+	}
 	if r.change != nil {
 		close(r.change)
 		r.change = nil
@@ -70,24 +77,35 @@ func (r *Recorder) Events() []Event {
 // has not after a minute.
 func (r *Recorder) Wait(t testing.TB, what string, ok func([]Event) bool) []Event {
 	t.Helper()
+	var events []Event
+	r.await(t, what, func() bool {
+		events = slices.Clone(r.events)
+		return ok(events)
+	})
+	return events
+}
+
+// await is Wait with r.mu held in ok.
+func (r *Recorder) await(t testing.TB, what string, ok func() bool) {
+	t.Helper()
 	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	for {
 		r.mu.Lock()
-		events := slices.Clone(r.events)
+		done := ok()
 		if r.change == nil {
 			r.change = make(chan struct{})
 		}
 		change := r.change
 		r.mu.Unlock()
-		if ok(events) {
-			return events
+		if done {
+			return
 		}
 		select {
 		case <-change:
 		case <-deadline.C:
-			tail := events[max(0, len(events)-10):]
-			t.Fatalf("waited in vain for %s; %d events, the last: %v", what, len(events), tail)
+			events := r.Events()
+			t.Fatalf("waited in vain for %s; %d events, the last: %v", what, len(events), events[max(0, len(events)-10):])
 		}
 	}
 }
@@ -121,15 +139,19 @@ func (r *Recorder) WaitDown(t testing.TB, p bus.Peer) {
 // contents in order.
 func (r *Recorder) WaitFrames(t testing.TB, from string, n int) []string {
 	t.Helper()
+	r.await(t, fmt.Sprintf("%d frames from %s", n, from), func() bool { return r.frames[from] >= n })
 	var out []string
-	r.Wait(t, fmt.Sprintf("%d frames from %s", n, from), func(events []Event) bool {
-		out = out[:0]
-		for _, e := range events {
-			if e.Kind == "frame" && e.Peer.Name == from {
-				out = append(out, e.Data)
-			}
+	for _, e := range r.Events() {
+		if e.Kind == "frame" && e.Peer.Name == from {
+			out = append(out, e.Data)
 		}
-		return len(out) >= n
-	})
+	}
 	return out
+}
+
+// Frames returns how many frames have come from an instance, any boot.
+func (r *Recorder) Frames(from string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.frames[from]
 }
