@@ -37,6 +37,20 @@ func start(t *testing.T, set []string, routes ...string) *stack.Stack {
 	return stack.For(t, stack.Options{Kind: stack.Holdfast, Routes: routes, Set: set})
 }
 
+// A test that sets what there is not would examine the default and not know.
+func TestSettingsOfTheStackExist(t *testing.T) {
+	for _, set := range []string{"proxy/message_rate=1", "nowhere/debug=true"} {
+		s, err := stack.Start(t.Context(), stack.Options{Kind: stack.Holdfast, Set: []string{set}})
+		if err == nil {
+			s.Stop()
+		}
+		name, _, _ := strings.Cut(strings.ReplaceAll(set, "/", "."), "=")
+		if err == nil || !strings.Contains(err.Error(), name+": there is no such setting") {
+			t.Errorf("with %s: %v", set, err)
+		}
+	}
+}
+
 // origin is a backend for the route "* {address}".
 func origin(t *testing.T, h http.HandlerFunc) string {
 	t.Helper()

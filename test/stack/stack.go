@@ -244,14 +244,18 @@ func (s *Stack) config(path string, base [][2]string, set []string) error {
 			base[i][1] = value
 		}
 	}
-	var b strings.Builder
-	for _, section := range []string{"global", "runner", "connmgr", "proxy", "handler", "zurl", "bus"} {
-		fmt.Fprintf(&b, "[%s]\n", section)
-		for _, kv := range base {
-			if sec, key, _ := strings.Cut(kv[0], "/"); sec == section {
-				fmt.Fprintf(&b, "%s=%s\n", key, kv[1])
-			}
+	var sections []string
+	lines := make(map[string]string)
+	for _, kv := range base {
+		section, key, _ := strings.Cut(kv[0], "/")
+		if lines[section] == "" {
+			sections = append(sections, section)
 		}
+		lines[section] += key + "=" + kv[1] + "\n"
+	}
+	var b strings.Builder
+	for _, section := range sections {
+		fmt.Fprintf(&b, "[%s]\n%s", section, lines[section])
 	}
 	return os.WriteFile(path, []byte(b.String()), 0o600)
 }
@@ -296,11 +300,32 @@ func (s *Stack) startHoldfast(o Options) error {
 			return fmt.Errorf("%w; run make build", err)
 		}
 	}
+	if err := s.unknown(); err != nil {
+		return err
+	}
 	args := []string{"--config=" + s.Config}
 	if !o.LogFiles {
 		args = append(args, "--merge-output")
 	}
 	return s.run("holdfast", filepath.Join(s.Dir, "scripts", "holdfast"), args...)
+}
+
+// unknown returns an error if there is a setting that Holdfast does not have: with
+// one in a wrong section a test would examine the default and not know. What else
+// may be wrong shows at the start.
+func (s *Stack) unknown() error {
+	cmd := exec.Command(filepath.Join(s.Dir, "bin", "handler"), "checkconfig", "--config="+s.Config)
+	cmd.Dir = s.Dir
+	out, err := cmd.CombinedOutput()
+	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
+		return err
+	}
+	for line := range strings.Lines(string(out)) {
+		if strings.HasPrefix(line, "unknown: ") {
+			return errors.New(strings.TrimSpace(line))
+		}
+	}
+	return nil
 }
 
 // link makes a second name for a file, or a copy if that is not possible.
