@@ -237,6 +237,9 @@ func TestInteropPub(t *testing.T) {
 s = sock(zmq.SUB); s.connect(arg[0])
 s.subscribe(b'message ')
 say('ready'); say(repr(s.recv_multipart()))
+s.unsubscribe(b'message '); s.subscribe(b'end')
+while s.recv() != b'end': pass
+say('ended')
 `, pub.Endpoints()[0])
 	p.want("ready")
 	poll.Until(t, "the subscriber's message", func() bool {
@@ -256,6 +259,14 @@ say('ready'); say(repr(s.recv_multipart()))
 			return false
 		}
 	})
+	poll.Until(t, "its other subscription", func() bool { return pub.Wanted([]byte("end")) })
+	if pub.Wanted([]byte("message y")) {
+		t.Error("a subscription that was taken back counts")
+	}
+	if err := pub.Send([]byte("end")); err != nil {
+		t.Fatal(err)
+	}
+	p.want("ended")
 }
 
 func TestInteropRouter(t *testing.T) {
