@@ -118,7 +118,7 @@ func publishCases() []*Case {
 			ID: "P13-zero", Title: "a code that would not be a status code is refused", Source: "GRIP section 11, Q25",
 			Pushpin: "wrong: sends the code 0",
 			Run: func(t *T) {
-				for _, code := range []string{`"abc"`, "true", "0", "99"} {
+				for _, code := range []string{`"abc"`, "true", "0", "99", "100", "199"} {
 					r := t.PostControl("/publish/", `{"items":[{"channel":"a","http-response":{"code":`+code+`,"body":"x"}}]}`)
 					t.controlError(r, "HTTP/1.1 400 Bad Request", "Invalid format: 'http-response' contains 'code' with invalid value\n")
 				}
