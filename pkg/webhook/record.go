@@ -101,18 +101,18 @@ func (r *rest) text() string {
 
 // parseHead reads what a message is, but not what is sent, which may be long. The
 // result shares nothing with b.
-func parseHead(b []byte) (*Message, *rest, error) {
+func parseHead(b []byte) (*Message, rest, error) {
 	if len(b) == 0 || b[0] != messageVersion {
-		return nil, nil, errRecord
+		return nil, rest{}, errRecord
 	}
 	at, used := binary.Varint(b[1:])
 	if used <= 0 {
-		return nil, nil, errRecord
+		return nil, rest{}, errRecord
 	}
-	r := &rest{b: b[1+used:]}
+	r := rest{b: b[1+used:]}
 	m := &Message{At: time.UnixMilli(at), ID: r.text(), Kind: r.text(), Channel: r.text()}
 	if r.bad {
-		return nil, nil, errRecord
+		return nil, rest{}, errRecord
 	}
 	return m, r, nil
 }
