@@ -13,12 +13,12 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/http1"
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -43,7 +43,7 @@ func serve(t *testing.T, h http.HandlerFunc) *httptest.Server {
 // long is a context that no test outlives.
 func long(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), poll.Patience)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -123,7 +123,8 @@ func TestDecode(t *testing.T) {
 
 // A body that is small on the wire and large when decoded stops at the limit.
 func TestMaxBody(t *testing.T) {
-	bomb := compress(t, "gzip", make([]byte, 50<<20))
+	const size = 5 << 20 // above what is allowed by default
+	bomb := compress(t, "gzip", make([]byte, size))
 	origin := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Encoding", "gzip")
 		_, _ = w.Write(bomb)
@@ -133,8 +134,8 @@ func TestMaxBody(t *testing.T) {
 	wantCondition(t, err, MaxSizeExceeded)
 	_, err = c.Fetch(long(t), &Request{Method: "GET", URI: origin.URL})
 	wantCondition(t, err, MaxSizeExceeded)
-	got, err := c.Fetch(long(t), &Request{Method: "GET", URI: origin.URL, MaxBody: 50 << 20})
-	if err != nil || len(got.Body) != 50<<20 {
+	got, err := c.Fetch(long(t), &Request{Method: "GET", URI: origin.URL, MaxBody: size})
+	if err != nil || len(got.Body) != size {
 		t.Errorf("exactly the limit: got %v", err)
 	}
 	resp, err := c.Do(long(t), &Request{Method: "GET", URI: origin.URL})
@@ -142,7 +143,7 @@ func TestMaxBody(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Close()
-	if n, err := io.Copy(io.Discard, resp); n != 50<<20 || err != nil {
+	if n, err := io.Copy(io.Discard, resp); n != size || err != nil {
 		t.Errorf("without a limit: got %d, %v", n, err)
 	}
 }

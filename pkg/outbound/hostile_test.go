@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/holdfast/holdfast/test/poll"
 )
 
 // rawServe runs f for each connection after it has read a request.
@@ -33,7 +35,7 @@ func rawServe(t *testing.T, f func(nc net.Conn)) string {
 			if err != nil {
 				return
 			}
-			_ = nc.SetDeadline(time.Now().Add(30 * time.Second))
+			_ = nc.SetDeadline(time.Now().Add(poll.Patience))
 			if req, err := http.ReadRequest(bufio.NewReader(nc)); err == nil {
 				_ = req.Body.Close()
 				f(nc)
@@ -144,7 +146,7 @@ func TestHostileServers(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			addr := rawServe(t, tt.server)
 			c := newClient(t, Options{})
-			r := &Request{Method: "GET", URI: "http://" + addr + "/", MaxBody: 1000, Timeout: 20 * time.Second}
+			r := &Request{Method: "GET", URI: "http://" + addr + "/", MaxBody: 1000, Timeout: poll.Patience}
 			if tt.condition == SessionTimeout {
 				r.Timeout = 50 * time.Millisecond
 			}
