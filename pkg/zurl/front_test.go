@@ -660,9 +660,8 @@ func TestSessionTimeouts(t *testing.T) {
 		for _, path := range []string{"/", "/begin"} {
 			match(t, c.ask(dict{"method": "GET", "uri": origin.URL + path, "timeout": 50}), dict{"type": "error", "condition": "session-timeout"})
 			c.start("1", dict{"method": "GET", "uri": origin.URL + path, "timeout": 50, "stream": true, "credits": 5})
-			c.want(dict{"type": "keep-alive"})
-			got := c.get()
-			if got["code"] != nil {
+			got := c.get() // the time may be over before there is a word
+			for got["type"] == "keep-alive" || got["code"] != nil {
 				got = c.get()
 			}
 			match(t, got, dict{"type": "error", "condition": "session-timeout"})
