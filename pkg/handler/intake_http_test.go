@@ -130,7 +130,7 @@ func TestExpectContinue(t *testing.T) {
 
 // Connections that say nothing are ended, and do not keep others out for ever.
 func TestSilentConnections(t *testing.T) {
-	r := newRig(t, func(o *Options) { o.HTTPMaxConns, o.HTTPTimeout = 2, 50*time.Millisecond })
+	r := newRig(t, func(o *Options) { o.HTTPMaxConns, o.HTTPTimeout = 2, time.Second }) // which the publisher must keep to
 	for range 4 {
 		c, err := net.Dial("tcp", r.s.HTTPAddr().String())
 		if err != nil {
