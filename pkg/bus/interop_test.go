@@ -152,11 +152,13 @@ s.send_multipart([b'a', b'', b'c'])
 	}
 }
 
+// libzmq pings while it has nothing to say. It has time for the answers, so that a
+// slow machine does not make it lose a message.
 func TestInteropPullWithHeartbeats(t *testing.T) {
 	pull := closing[*bus.Pull](t)(bus.NewPull(bound("tcp://127.0.0.1:*")))
 	py(t, `
 import time
-s = sock(zmq.PUSH); s.HEARTBEAT_IVL = 50; s.connect(arg[0])
+s = sock(zmq.PUSH); s.HEARTBEAT_IVL = 50; s.HEARTBEAT_TIMEOUT = 60000; s.connect(arg[0])
 s.send(b'1'); time.sleep(0.5); s.send(b'2')
 `, pull.Endpoints()[0])
 	wantMessage(t, pull, "1")

@@ -260,7 +260,7 @@ func TestHooksRequired(t *testing.T) {
 func TestHooksInParts(t *testing.T) {
 	r := newRig(t)
 	z := r.zurl(nil)
-	r.wait("zurl is known", func() bool { return len(r.s.opt.Bus.Peers("zurl")) == 1 })
+	r.wait("zurl knows the handler", func() bool { return len(z.node.Peers("handler")) == 1 })
 	z.send("handler.0", &frame.Hooks{Store: "s", Version: 1, Patterns: []string{"a"}, More: true})
 	z.send("handler.0", &frame.Hooks{Store: "s", Version: 1, Patterns: []string{"b"}})
 	r.hooked()

@@ -40,8 +40,8 @@ func (s *Server) lose(p bus.Peer, ended bool) {
 	if away == 0 {
 		return
 	}
-	s.log.Warn("connmgr is out of reach, its sessions stand still", "peer", p.Name, "boot", p.Boot, "sessions", away)
 	s.away[p] = s.opts.Now()
+	s.log.Warn("connmgr is out of reach, its sessions stand still", "peer", p.Name, "boot", p.Boot, "sessions", away)
 	if len(s.away) == 1 {
 		s.opts.AfterFunc(awayLook, s.lookAway)
 	}
