@@ -5,3 +5,7 @@ package connmgr
 // waiting returns how many connections wait to be accepted, as far as the system
 // tells.
 func (l *listener) waiting() int { return 0 }
+
+// turn has the kernel ignore whoever begins to connect, and reports whether it
+// does.
+func (l *listener) turn() bool { return false }

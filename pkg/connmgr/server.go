@@ -349,18 +349,29 @@ func (s *Server) Drain(ctx context.Context, d time.Duration) {
 	}
 }
 
-// sweep lets the accept loops take what waits in the kernel, as it would be reset
-// when the listener closes. There is no moment at which nothing can come, but from
-// here it is a short one; see tcp_migrate_req in docs/operations.md.
+// handshakeTime is how long a handshake that has begun may take to end before its
+// listener closes.
+const handshakeTime = 250 * time.Millisecond
+
+// sweep lets the accept loops take whoever has begun to connect, as they would be
+// reset when the listener closes.
 func (s *Server) sweep(ctx context.Context) {
+	turned := false
+	for _, l := range s.lns {
+		turned = l.turn() || turned
+	}
+	rest := time.Now()
+	if turned {
+		rest = rest.Add(handshakeTime)
+	}
 	t := time.NewTicker(time.Millisecond)
 	defer t.Stop()
-	for range 200 {
+	for end := rest.Add(handshakeTime); ; {
 		left := 0
 		for _, l := range s.lns {
 			left += l.waiting()
 		}
-		if left == 0 {
+		if now := time.Now(); left == 0 && !now.Before(rest) || now.After(end) {
 			return
 		}
 		select {
