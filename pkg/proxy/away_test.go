@@ -39,6 +39,7 @@ func TestWebSocketOverHTTPComesBack(t *testing.T) {
 				}
 			}
 			last := wants[*frame.Session](x)
+			ups := r.conn.ups.Load()
 			r.net.Cut("connmgr.0", "proxy.0")
 			waitPeer(t, r.srv.opts.Bus, "connmgr", 0)
 			r.log.wait(t, "its sessions stand still")
@@ -47,7 +48,7 @@ func TestWebSocketOverHTTPComesBack(t *testing.T) {
 			}
 			r.net.Join("connmgr.0", "proxy.0")
 			waitPeer(t, r.srv.opts.Bus, "connmgr", 1)
-			waitPeer(t, r.conn.node, "proxy", 1)
+			poll.Until(t, "connmgr to be done with what came before", func() bool { return r.conn.ups.Load() > ups })
 			r.conn.mu.Lock()
 			r.conn.next = x.id - 1
 			r.conn.mu.Unlock()

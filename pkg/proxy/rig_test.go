@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -114,6 +115,7 @@ func waitPeer(t *testing.T, b bus.Bus, kind string, n int) {
 type fakeConnmgr struct {
 	r    *rig
 	node *bustest.Node
+	ups  atomic.Int64 // of proxies
 
 	mu        sync.Mutex
 	next      uint64
@@ -128,7 +130,7 @@ func newConnmgr(r *rig, name string) *fakeConnmgr {
 	return c
 }
 
-func (c *fakeConnmgr) PeerUp(bus.Peer)                    {}
+func (c *fakeConnmgr) PeerUp(bus.Peer)                    { c.ups.Add(1) }
 func (c *fakeConnmgr) PeerDown(bus.Peer)                  {}
 func (c *fakeConnmgr) Broadcast(bus.Peer, string, []byte) {}
 func (c *fakeConnmgr) Receive(_ bus.Peer, b []byte) {
