@@ -4,9 +4,13 @@ import (
 	"github.com/holdfast/holdfast/pkg/frame"
 )
 
-// maxLeft is how many sessions are kept that are over and that no proxy has
-// confirmed. As a rule that takes milliseconds.
-const maxLeft = 10000
+const (
+	// maxLeft is how many sessions are kept that are over and that no proxy has
+	// confirmed, and maxLeftBytes how many bytes of them. As a rule a confirmation
+	// takes milliseconds.
+	maxLeft      = 10000
+	maxLeftBytes = 64 << 20
+)
 
 // left is a WebSocket-over-HTTP session that is over while its origin may not know:
 // there is no proxy to tell it, or the one that was told has not confirmed yet. If
@@ -17,6 +21,20 @@ type left struct {
 	session []byte
 	parts   []wsPart    // of the client that the origin has not taken, if last has them count
 	last    frame.Frame // Tune or Cancel
+}
+
+func (l *left) size() int {
+	n := len(l.open) + len(l.session)
+	for i := range l.parts {
+		n += l.parts[i].cost()
+	}
+	return n
+}
+
+// forgetLeft drops a session that is over. s.mu is held.
+func (s *Server) forgetLeft(id uint64) {
+	s.leftBytes -= s.left[id].size()
+	delete(s.left, id)
 }
 
 // wsLeave tells the proxy that it is over for the origin, unless it knows. last is
@@ -40,8 +58,9 @@ func (s *Server) wsLeave(x *exch, last frame.Frame) {
 		if _, ok := last.(*frame.Tune); ok {
 			l.parts = ws.parts
 		}
-		if len(s.left) < maxLeft {
+		if len(s.left) < maxLeft && s.leftBytes+l.size() <= maxLeftBytes {
 			s.left[x.id] = l
+			s.leftBytes += l.size()
 		} else {
 			s.metrics.endedDropped.Inc()
 		}
@@ -69,7 +88,7 @@ func (s *Server) leftTo(p *peer) {
 		}
 		req := s.again(id, l.open, l.session)
 		if req == nil {
-			delete(s.left, id)
+			s.forgetLeft(id)
 			continue
 		}
 		l.far = p
@@ -115,7 +134,7 @@ func (s *Server) leftKnown(p *peer, f *frame.Cancel) bool {
 			s.leftTo(q)
 		}
 	default:
-		delete(s.left, f.ID)
+		s.forgetLeft(f.ID)
 	}
 	return true
 }

@@ -69,6 +69,7 @@ type Server struct {
 	ended      []ended
 	endedBytes int              // of records in ended
 	left       map[uint64]*left // by exchange
+	leftBytes  int              // of what is kept in left
 	orphans    time.Time        // when a handler was lost whose holds have no other; zero if there are none
 	peers      map[string]*peer // the boots that are up
 	proxies    []*peer          // of those, the proxies

@@ -16,6 +16,7 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/wsevents"
+	"github.com/holdfast/holdfast/pkg/wsoverhttp"
 	"github.com/holdfast/holdfast/test/poll"
 )
 
@@ -502,23 +503,55 @@ func TestWebSocketOverHTTPRejected(t *testing.T) {
 	}
 }
 
+// A request whose connection breaks is sent again: at once, as the connection may
+// only have been too old, and then with growing pauses, as its origin may be
+// restarting. There is an end to that.
 func TestWebSocketOverHTTPRetries(t *testing.T) {
 	e := newEvents(t)
+	pauses := make(chan time.Duration, 100)
 	r := newRig(t, e.route(), func(o *Options) {
-		o.AfterFunc = func(_ time.Duration, f func()) func() bool { return time.AfterFunc(time.Millisecond, f).Stop }
+		o.AfterFunc = func(d time.Duration, f func()) func() bool {
+			pauses <- d
+			return time.AfterFunc(min(d, time.Millisecond), f).Stop
+		}
 	})
 	x := e.open(t, r)
-	e.answers <- func(http.ResponseWriter) { panic(http.ErrAbortHandler) }
-	e.answer(event("TEXT", "m:got it"))
-	x.text("hello")
-	if req := within(t, e.reqs); req.Get("Content-Bytes-Replayed") != "" {
-		t.Errorf("first attempt %v", req.Header)
+	for _, broken := range []int{1, wsoverhttp.MaxCuts, wsoverhttp.MaxCuts} { // each message has all its attempts
+		for range broken {
+			e.answers <- func(http.ResponseWriter) { panic(http.ErrAbortHandler) }
+		}
+		e.answer(event("TEXT", "m:got it"))
+		x.text("hello")
+		if req := within(t, e.reqs); req.Get("Content-Bytes-Replayed") != "" {
+			t.Errorf("first attempt %v", req.Header)
+		}
+		for n := range broken {
+			least, most := time.Duration(0), time.Duration(0)
+			if n > 0 {
+				least = time.Second << (n - 1)
+				most = least + time.Second
+			}
+			if d := within(t, pauses); d < least || d > most {
+				t.Errorf("pause %d: %v, want %v to %v", n, d, least, most)
+			}
+			if req := within(t, e.reqs); req.body != event("TEXT", "hello") || req.Get("Content-Bytes-Replayed") != "5" {
+				t.Errorf("attempt again %q %v", req.body, req.Header)
+			}
+		}
+		x.message(frame.MessageText, "got it")
 	}
-	if req := within(t, e.reqs); req.body != event("TEXT", "hello") || req.Get("Content-Bytes-Replayed") != "5" {
-		t.Errorf("second attempt %q %v", req.body, req.Header)
+	for range wsoverhttp.MaxCuts + 1 {
+		e.answers <- func(http.ResponseWriter) { panic(http.ErrAbortHandler) }
 	}
-	x.message(frame.MessageText, "got it")
+	x.text("too much")
+	if f := wants[*frame.Cancel](x); f.Reason != frame.ReasonOriginFailed {
+		t.Errorf("ended for %v", f.Reason)
+	}
+	for len(e.reqs) > 0 {
+		<-e.reqs
+	}
 	// A status that is not 200 ends it.
+	x = e.open(t, r)
 	e.answers <- func(w http.ResponseWriter) { w.WriteHeader(500) }
 	x.text("again")
 	if f := wants[*frame.Cancel](x); f.Reason != frame.ReasonOriginFailed {

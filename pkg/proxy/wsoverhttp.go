@@ -44,14 +44,14 @@ type overSession struct {
 	target   *route.Target
 	index    int
 	session  *wsoverhttp.Session
-	base     packedHeader // of every request, but for Grip-Sig and Meta-*
-	uri      string       // request target of every request
-	host     string       // of the client's request, after rewriting
-	signed   bool         // requests carry a Grip-Sig of ours
-	asking   bool         // a request is under way
-	retrying bool         // or will be, after some time
-	recut    bool
-	failures int           // of the request under way, in a row
+	base     packedHeader  // of every request, but for Grip-Sig and Meta-*
+	uri      string        // request target of every request
+	host     string        // of the client's request, after rewriting
+	signed   bool          // requests carry a Grip-Sig of ours
+	asking   bool          // a request is under way
+	retrying bool          // or will be, after some time
+	failures int           // to send the request under way, in a row
+	cuts     int           // how often it was sent, and broke off before an answer
 	interval func() bool   // stops the timer of the keep-alive interval; nil if it does not run
 	allowed  uint64        // cost of the messages that connmgr may have sent so far
 	got      uint64        // cost of those that it has sent
@@ -341,7 +341,7 @@ func (w *overSession) run() error {
 		}
 		if n.retry {
 			w.retrying = false
-			w.start(w.session.Again(w.recut))
+			w.start(w.session.Again(w.cuts > 0))
 		}
 		if n.interval {
 			w.interval = nil
@@ -482,7 +482,7 @@ func (w *overSession) request(r *wsoverhttp.Request) (*origin.Request, error) {
 func (w *overSession) failed(a asked) bool {
 	err := a.err
 	if err == nil {
-		w.failures, w.recut = 0, false
+		w.failures, w.cuts = 0, 0
 		return false
 	}
 	if w.s.ctx.Err() != nil || !w.session.Opened() {
@@ -490,28 +490,35 @@ func (w *overSession) failed(a asked) bool {
 		return false
 	}
 	w.s.targetFailed(w.x.ID, w.target, err)
-	// A kept connection may be closed by the origin in the moment in which it is
-	// used. One more try tells that apart from an origin that fails at this
-	// request. An origin that has begun to answer has seen the events.
-	if !origin.TryNext(err) {
-		if a.resp != nil || !errors.Is(err, origin.ErrCut) || w.recut {
+	if origin.TryNext(err) {
+		if w.failures == wsoverhttp.MaxRetries {
 			w.session.Lost(false)
 			return false
 		}
-		w.recut = true
+		w.failures++
 		w.session.Lost(true)
-		w.retryAfter(0)
+		w.retryAfter(pause(w.failures))
 		return true
 	}
-	if w.failures == wsoverhttp.MaxRetries {
+	// An origin that has begun to answer has seen the events.
+	if a.resp != nil || !errors.Is(err, origin.ErrCut) || w.cuts == wsoverhttp.MaxCuts {
 		w.session.Lost(false)
 		return false
 	}
-	delay := time.Second<<w.failures + rand.N(time.Second) //nolint:gosec // spreads load, keeps no secret
-	w.failures++
+	w.cuts++
 	w.session.Lost(true)
-	w.retryAfter(delay)
+	if w.cuts == 1 { // most likely a kept connection that was closed in the moment in which it was used
+		w.retryAfter(0)
+	} else { // it restarts, or fails at this request
+		w.retryAfter(pause(w.cuts - 1))
+	}
 	return true
+}
+
+// pause returns the time before the n-th attempt to do something again: a second,
+// two, four, and up to a second more.
+func pause(n int) time.Duration {
+	return time.Second<<(n-1) + rand.N(time.Second) //nolint:gosec // spreads load, keeps no secret
 }
 
 func answerOf(a asked) wsoverhttp.Answer {

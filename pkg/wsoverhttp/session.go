@@ -31,9 +31,11 @@ const (
 	// MinInterval is the shortest keep-alive interval, in seconds.
 	MinInterval = 20
 	// MaxRetries is how often a request that did not reach the origin is sent
-	// again; MaxMeta bounds the fields that an origin may store, and MaxMetaBytes
+	// again, and MaxCuts how often one whose connection broke before an answer
+	// began. MaxMeta bounds the fields that an origin may store, and MaxMetaBytes
 	// their names and values: each request has them, and so has the record.
 	MaxRetries   = 5
+	MaxCuts      = 3
 	MaxMeta      = 256
 	MaxMetaBytes = 64 << 10
 )
