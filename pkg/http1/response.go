@@ -27,11 +27,13 @@ const maxInterim = 32
 
 // ReadResponseHead reads the response to a request with the given method up to
 // the end of its header section. Interim responses (1xx) are skipped, except
-// 101. It returns io.EOF if the connection was closed before the first byte of
+// 101; after one that announces a body, which it cannot have, the connection is
+// not to be used again. It returns io.EOF if the connection was closed before the first byte of
 // anything, io.ErrUnexpectedEOF if it was cut later, an *Error with status 502 if
 // the origin is at fault, and otherwise what the connection said.
 func ReadResponseHead(br *bufio.Reader, lim Limits, method string) (*ResponseHead, error) {
 	lim = lim.withDefaults()
+	closing := false
 	for interim := range maxInterim {
 		section, lines, err := readSection(br, lim.MaxHead, false)
 		switch {
@@ -51,7 +53,9 @@ func ReadResponseHead(br *bufio.Reader, lim Limits, method string) (*ResponseHea
 			err.Status = 502
 			return nil, err
 		}
+		closing = closing || r.Close
 		if r.Code >= 200 || r.Code == 101 {
+			r.Close = closing
 			return r, nil
 		}
 	}
@@ -132,7 +136,7 @@ func (r *ResponseHead) parse(section string, fields int, method string) *Error {
 	default:
 		r.BodyLen = UntilClose
 	}
-	if r.Code == 204 && r.BodyLen != 0 && r.BodyLen != UntilClose {
+	if (r.Code == 204 || r.Code < 200) && r.BodyLen != 0 && r.BodyLen != UntilClose {
 		r.Close = true // what it announces may come, and must not begin the next response
 	}
 	switch {
