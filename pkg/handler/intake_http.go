@@ -383,7 +383,7 @@ func (s *Server) readRequest(br *bufio.Reader, w io.Writer, req *request) (*resp
 	}
 	method, rest, ok1 := strings.Cut(string(first), " ")
 	uri, version, ok2 := strings.Cut(rest, " ")
-	if !ok1 || !ok2 || method == "" || uri == "" || version != "HTTP/1.0" && version != "HTTP/1.1" {
+	if !ok1 || !ok2 || !http1.ValidToken(method) || uri == "" || hasControl(uri) || version != "HTTP/1.0" && version != "HTTP/1.1" {
 		return malformed, nil
 	}
 	req.method, req.uri, req.version = method, uri, version
@@ -396,7 +396,9 @@ func (s *Server) readRequest(br *bufio.Reader, w io.Writer, req *request) (*resp
 			break
 		}
 		name, value, ok := bytes.Cut(line, []byte(":"))
-		if !ok || len(name) == 0 {
+		// A space before the colon, or a line that goes on with the field before it,
+		// is no token: a proxy in front may read either in another way than we do.
+		if !ok || !http1.ValidToken(string(name)) || hasControl(string(value)) {
 			return malformed, nil
 		}
 		req.add(name, value)
@@ -451,6 +453,11 @@ func (s *Server) readRequest(br *bufio.Reader, w io.Writer, req *request) (*resp
 		return badRequest("Request body exceeded Content-Length."), nil
 	}
 	return nil, nil
+}
+
+// hasControl reports whether s has a control character other than tab.
+func hasControl(s string) bool {
+	return strings.ContainsFunc(s, func(c rune) bool { return c < ' ' && c != '\t' || c == 0x7f })
 }
 
 // lineReader reads the lines of a request head.

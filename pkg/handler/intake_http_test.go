@@ -69,6 +69,14 @@ func TestControlAPI(t *testing.T) {
 		{"no request line", "GET\r\n\r\n", bad, "", "Failed to parse request header.\n"},
 		{"unknown version", "GET / HTTP/3.0\r\n\r\n", bad, "", "Failed to parse request header.\n"},
 		{"no field name", "GET / HTTP/1.1\r\nfoo\r\n\r\n", bad, "", "Failed to parse request header.\n"},
+		{"space before the colon", "POST /publish HTTP/1.1\r\nContent-Length : 12\r\n\r\n{\"items\":[]}", bad, "", "Failed to parse request header.\n"},
+		{"folded field", "POST /publish HTTP/1.1\r\nContent-Length: 12\r\n X: y\r\n\r\n{\"items\":[]}", bad, "", "Failed to parse request header.\n"},
+		{"field name that is no token", "GET / HTTP/1.1\r\nX(y): z\r\n\r\n", bad, "", "Failed to parse request header.\n"},
+		{"CR in a value", "GET / HTTP/1.1\r\nX: y\rContent-Length: 5\r\n\r\n", bad, "", "Failed to parse request header.\n"},
+		{"NUL in a value", "GET / HTTP/1.1\r\nX: y\x00\r\n\r\n", bad, "", "Failed to parse request header.\n"},
+		{"method that is no token", "G(T / HTTP/1.1\r\n\r\n", bad, "", "Failed to parse request header.\n"},
+		{"control character in the target", "GET /\x01 HTTP/1.1\r\n\r\n", bad, "", "Failed to parse request header.\n"},
+		{"tab and more in values", "GET / HTTP/1.1\r\nX:\ty \xe9\r\n\r\n", ok, "", "Pushpin API\n"},
 		{"LF only", "POST /publish HTTP/1.1\nContent-Length: 12\n\n{\"items\":[]}", ok, "", text},
 	} {
 		t.Run(c.name, func(t *testing.T) {
