@@ -34,7 +34,7 @@ func (s *Server) listen(ctx context.Context, l Listen) (*listener, error) {
 			Control:         reusePort,
 			KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 5},
 		}
-		lc.SetMultipathTCP(false) // which takes no filter (listener.turn)
+		lc.SetMultipathTCP(false) // which takes no filter (listener.ignoreSYN)
 		ln, err = lc.Listen(ctx, l.Network, l.Addr)
 	}
 	if err != nil {

@@ -23,11 +23,11 @@ func (l *listener) waiting() int {
 // that closes to another one.
 const migrates = "/proc/sys/net/ipv4/tcp_migrate_req"
 
-// turn has the kernel ignore whoever begins to connect, and reports whether it
+// ignoreSYN has the kernel ignore whoever begins to connect, and reports whether it
 // does. Clients repeat a SYN that is not answered after a second, and by then
 // another listener of the same port answers it. Who has begun already is not
 // concerned.
-func (l *listener) turn() bool {
+func (l *listener) ignoreSYN() bool {
 	if on, err := os.ReadFile(migrates); err == nil && on[0] == '1' {
 		return false // nobody is lost, so nobody has to come again
 	}

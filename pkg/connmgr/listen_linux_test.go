@@ -20,7 +20,7 @@ func TestTurnedClients(t *testing.T) {
 		need.Missing(t, "net.ipv4.tcp_migrate_req is set: the kernel does it by itself")
 	}
 	r := newRig(t)
-	if !r.s.lns[0].turn() {
+	if !r.s.lns[0].ignoreSYN() {
 		t.Fatal("connections go on coming")
 	}
 	lc := net.ListenConfig{Control: reusePort}

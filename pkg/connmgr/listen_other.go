@@ -6,6 +6,6 @@ package connmgr
 // tells.
 func (l *listener) waiting() int { return 0 }
 
-// turn has the kernel ignore whoever begins to connect, and reports whether it
+// ignoreSYN has the kernel ignore whoever begins to connect, and reports whether it
 // does.
-func (l *listener) turn() bool { return false }
+func (l *listener) ignoreSYN() bool { return false }

@@ -357,12 +357,12 @@ const handshakeTime = 250 * time.Millisecond
 // sweep lets the accept loops take whoever has begun to connect, as they would be
 // reset when the listener closes.
 func (s *Server) sweep(ctx context.Context) {
-	turned := false
+	ignoring := false
 	for _, l := range s.lns {
-		turned = l.turn() || turned
+		ignoring = l.ignoreSYN() || ignoring
 	}
 	rest := time.Now()
-	if turned {
+	if ignoring {
 		rest = rest.Add(handshakeTime)
 	}
 	t := time.NewTicker(time.Millisecond)
