@@ -122,12 +122,11 @@ func parsePort(s string) (Listener, error) {
 		}
 		return Listener{Network: "tcp", Addr: "0.0.0.0:" + port}, nil
 	}
-	bare := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	addr, err := netip.ParseAddr(bare)
-	if err != nil || addr.Is6() != strings.HasPrefix(host, "[") {
+	addr, err := netip.ParseAddrPort(s)
+	if err != nil || strings.ContainsAny(addr.Addr().Zone(), "[]") {
 		return Listener{}, fmt.Errorf("%s: %s is not an IP address (IPv6 in brackets)", quote(s), quote(host))
 	}
-	return Listener{Network: "tcp", Addr: netip.AddrPortFrom(addr, uint16(n)).String()}, nil
+	return Listener{Network: "tcp", Addr: addr.String()}, nil
 }
 
 // parseLocal reads PATH[?mode=OCTAL&user=NAME&group=NAME].
