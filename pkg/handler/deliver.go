@@ -318,7 +318,7 @@ func (r *round) filtered(sb *sub, res filter.Result, err error) {
 	case err != nil:
 		r.s.metrics.filterErrors.Inc()
 		reason := frame.ReasonFiltered
-		if errors.Is(err, filter.ErrTooLong) {
+		if errors.Is(err, filter.ErrTooLong) || errors.Is(err, errAsks) {
 			reason = frame.ReasonOverload
 		}
 		r.drop(h, reason)

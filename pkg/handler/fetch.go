@@ -2,6 +2,7 @@ package handler
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/url"
@@ -27,6 +28,11 @@ const (
 	maxNext = 4 << 20
 	// maxAsks is how many filter requests may wait for their turn.
 	maxAsks = 10000
+	// maxAskBytes bounds what filter requests keep until they are answered, those
+	// that wait for their turn and those under way: what filters made of messages,
+	// and header fields. The messages themselves are not counted: a thousand
+	// receivers share one.
+	maxAskBytes = 64 << 20
 	// asksPerTick is their rate: 100 a second.
 	asksPerTick = 10
 )
@@ -48,13 +54,14 @@ type fetch struct {
 	until   time.Time
 	h       *hold // nil for a gone link
 	uri     string
+	size    int // of Server.askBytes
 	done    func(*frame.Fetched)
 }
 
 // startFetch sends a request to a proxy. done gets the answer, or one that says
 // in Condition why there is none; it is called with mu held, and not at all if
 // the hold is over by then.
-func (s *Server) startFetch(purpose string, h *hold, a *frame.Accept, f *frame.Fetch, done func(*frame.Fetched)) {
+func (s *Server) startFetch(purpose string, h *hold, a *frame.Accept, f *frame.Fetch, done func(*frame.Fetched)) *fetch {
 	s.lastFetch++
 	f.Token = s.lastFetch
 	f.Route, f.Base = a.Route, a.Base
@@ -65,12 +72,13 @@ func (s *Server) startFetch(purpose string, h *hold, a *frame.Accept, f *frame.F
 		ft.proxy = proxies[int(f.Token%uint64(len(proxies)))].Name
 		if s.send(ft.proxy, f) == nil {
 			s.fetches[f.Token] = ft
-			return
+			return ft
 		}
 	}
 	// Answered from the tick, so that nobody is called back while it calls.
 	ft.until = s.now()
 	s.fetches[f.Token] = ft
+	return ft
 }
 
 // fetched takes the answer to a request.
@@ -80,6 +88,7 @@ func (s *Server) fetched(f *frame.Fetched) {
 		return
 	}
 	delete(s.fetches, f.Token)
+	s.askBytes -= ft.size // before done, which may ask the next filter
 	result := "ok"
 	if f.Condition != "" {
 		result = "failed"
@@ -315,9 +324,13 @@ func (s *Server) fetchGone(a *frame.Accept, tries int) {
 
 // ask is a question of a filter over HTTP that waits for its turn.
 type ask struct {
-	h   *hold
-	run func()
+	h    *hold
+	size int           // of Server.askBytes
+	run  func() *fetch // makes the request
 }
+
+// errAsks says that a filter could not ask because too much waits already.
+var errAsks = errors.New("network request failed: general error")
 
 // askFilter asks what a filter over HTTP says. Until the answer is there, items
 // for the hold queue up, so that they stay in order.
@@ -325,16 +338,13 @@ func (s *Server) askFilter(h *hold, sb *sub, it *publish.Item, f *publish.Format
 	r := &round{s: s, it: it, f: f}
 	name := sb.Channel().Name
 	if len(s.asks) >= maxAsks {
-		r.filtered(sb, filter.Result{}, fmt.Errorf("network request failed: %s", "general error"))
+		r.filtered(sb, filter.Result{}, errAsks)
 		return
 	}
 	uri, err := resolve(h.more.acc.URI, res.Request.URL)
 	if err != nil {
 		r.filtered(sb, filter.Result{}, err)
 		return
-	}
-	if h.more.asking, h.more.asked = true, nil; isDelivery(f, h.mode) {
-		h.more.asked = it
 	}
 	req := &frame.Fetch{
 		Method: "POST", URI: uri, Body: res.Request.Body,
@@ -352,8 +362,23 @@ func (s *Server) askFilter(h *hold, sb *sub, it *publish.Item, f *publish.Format
 			})},
 		}, h.lastHeader()...),
 	}
-	s.asks = append(s.asks, ask{h, func() {
-		s.startFetch(forFilter, h, h.more.acc, req, func(got *frame.Fetched) {
+	size := len(uri)
+	if !sameBytes(res.Content, f.Body) {
+		size += cap(res.Content) // the request's body, if it has one, is the same memory
+	}
+	for _, field := range req.Header {
+		size += len(field.Value)
+	}
+	if s.askBytes+size > maxAskBytes {
+		r.filtered(sb, filter.Result{}, errAsks)
+		return
+	}
+	s.askBytes += size
+	if h.more.asking, h.more.asked = true, nil; isDelivery(f, h.mode) {
+		h.more.asked = it
+	}
+	s.asks = append(s.asks, ask{h, size, func() *fetch {
+		return s.startFetch(forFilter, h, h.more.acc, req, func(got *frame.Fetched) {
 			h.more.asking = false
 			sb := h.find(name)
 			if sb == nil { // a next link took the channel away meanwhile
@@ -381,8 +406,10 @@ func (s *Server) askFilter(h *hold, sb *sub, it *publish.Item, f *publish.Format
 func (s *Server) runAsks() {
 	n := min(len(s.asks), asksPerTick)
 	for _, a := range s.asks[:n] {
-		if !a.h.over {
-			a.run()
+		if a.h.over {
+			s.askBytes -= a.size
+		} else {
+			a.run().size = a.size // given back when it is answered
 		}
 	}
 	s.asks = slices.Delete(s.asks, 0, n)

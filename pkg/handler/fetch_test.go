@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/holdfast/holdfast/pkg/frame"
+	"github.com/holdfast/holdfast/pkg/publish"
 )
 
 // origin lets the proxy answer fetches: a list for each URI, in turn, the last
@@ -374,4 +375,135 @@ func TestLinkPace(t *testing.T) {
 			t.Errorf("two ticks later: got %v, want %v", d, want)
 		}
 	}
+}
+
+// What filters made of messages and have yet to ask about is bounded in bytes;
+// beyond that it is dropped, and all of it is given back in the end.
+func TestAsksAreBounded(t *testing.T) {
+	r := newRig(t)
+	kept := func() int {
+		r.s.mu.Lock()
+		defer r.s.mu.Unlock()
+		return r.s.askBytes
+	}
+	overloads := func() int { return int(r.metric("holdfast_handler_dropped_total", "overload")) }
+	nothingKept := func() {
+		t.Helper()
+		r.wait("nothing is kept any more", func() bool { return kept() == 0 })
+		r.balanced()
+	}
+	const value, times = 100_000, 40
+	const holds = maxAskBytes/(value*times) + 4
+	var all []*fakeHold
+	for range holds {
+		all = append(all, r.holdWith(frame.ModeStream, func(a *frame.Accept) {
+			a.Meta = []frame.Field{{Name: "url", Value: "/check"}, {Name: "v", Value: strings.Repeat("v", value)}}
+		}, frame.Channel{Name: "a", Filters: []string{"var-subst", "http-check"}}))
+	}
+	text := strings.Repeat("%(v)s", times)
+	got := func() (n int) {
+		r.conn.get(func() {
+			for _, h := range all {
+				n += len(h.got)
+			}
+		})
+		return n
+	}
+
+	r.publish(stream("a", text))
+	r.wait("all ask or are dropped", func() bool { return len(r.fetched())+overloads() == holds })
+	asked := len(r.fetched())
+	if n := kept(); n > maxAskBytes || n < asked*value*times {
+		t.Errorf("%d bytes are kept for %d that ask", n, asked)
+	}
+	if asked < holds/2 || asked == holds {
+		t.Errorf("%d of %d ask", asked, holds)
+	}
+	// Some of them are answered, some have left meanwhile.
+	full := kept()
+	var gone int
+	r.s.mu.Lock()
+	for token, ft := range r.s.fetches {
+		if gone++; gone == 1 {
+			r.s.endStream(ft.h, "")
+			r.s.fetched(&frame.Fetched{Token: token, Code: 200})
+		}
+	}
+	r.s.mu.Unlock()
+	if gone != asked {
+		t.Fatalf("%d requests under way, want %d", gone, asked)
+	}
+	if n := kept(); n >= full {
+		t.Errorf("%d bytes are kept after one was answered, %d before", n, full)
+	}
+	answers := []*frame.Fetched{answer(200, "", "Action: drop"), {Condition: "disconnected"}, answer(500, ""), answer(200, "")}
+	r.proxy.mu.Lock()
+	for i, f := range r.proxy.fetches {
+		a := answers[min(i, len(answers)-1)]
+		a.Token = f.Token
+		if err := r.proxy.node.Send("handler.0", frame.Encode(a)); err != nil {
+			t.Error(err)
+		}
+	}
+	r.proxy.mu.Unlock()
+	nothingKept()
+	if n := got(); n < asked-4 || n > asked-3 {
+		t.Errorf("%d of %d that asked got the message", n, asked)
+	}
+
+	// It goes on, for those that were left out before, too.
+	before, dropped := got(), overloads()
+	r.origin(map[string][]*frame.Fetched{"http://example.com/check": {answer(200, "")}})
+	r.publish(stream("a", "%(v)s"))
+	r.wait("all but the one that left get it", func() bool { return got() == before+holds-1 })
+	nothingKept()
+	if n := overloads(); n != dropped {
+		t.Errorf("%d more dropped", n-dropped)
+	}
+
+	// Holds that end before their turn, with no tick in between.
+	batch, err := publish.ParseBatch([]byte(`{"items":[` + stream("a", "%(v)s") + `]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.s.mu.Lock()
+	r.s.index.Publish(batch.Items[0], r.s.fanOut)
+	waiting := r.s.askBytes
+	for _, a := range r.s.asks {
+		r.s.endStream(a.h, "")
+	}
+	for range holds {
+		r.s.runAsks()
+	}
+	left := r.s.askBytes
+	r.s.mu.Unlock()
+	if waiting < (holds-1)*value || left != 0 {
+		t.Errorf("%d bytes wait, %d after their holds are over", waiting, left)
+	}
+	nothingKept()
+
+	// No proxy: there is nobody to ask.
+	h := r.holdWith(frame.ModeStream, func(a *frame.Accept) {
+		a.Meta = []frame.Field{{Name: "url", Value: "/check"}, {Name: "v", Value: "x"}}
+	}, frame.Channel{Name: "b", Filters: []string{"var-subst", "http-modify"}})
+	r.net.Kill("proxy.0")
+	r.publish(stream("b", "%(v)s"))
+	nothingKept()
+	r.expect(h)
+}
+
+// A message that no filter changed is shared by those that ask about it, and does
+// not count for each.
+func TestAsksShareTheMessage(t *testing.T) {
+	r := newRig(t)
+	r.origin(map[string][]*frame.Fetched{"http://example.com/check": {answer(204, "")}})
+	text := strings.Repeat("x", 900_000)
+	const holds = maxAskBytes/900_000 + 5
+	for range holds {
+		r.holdWith(frame.ModeStream, func(a *frame.Accept) {
+			a.Meta = []frame.Field{{Name: "url", Value: "/check"}}
+		}, frame.Channel{Name: "a", Filters: []string{"http-modify"}})
+	}
+	r.publish(stream("a", text))
+	r.wait("all get it", func() bool { return r.metric("holdfast_handler_delivered_total", "") == holds })
 }

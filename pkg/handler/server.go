@@ -59,6 +59,7 @@ type Server struct {
 	lastFetch uint64
 	paced     map[uint64]func() // what happens when a next link's body was written
 	asks      []ask
+	askBytes  int // kept for asks, until they are answered; see maxAskBytes
 	gones     []goneTry
 	ticks     int
 	waited    bool // for a first connmgr
