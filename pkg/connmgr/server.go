@@ -383,8 +383,9 @@ func (s *Server) sweep(ctx context.Context) {
 	}
 }
 
-// drainGrace is what slow clients get on top of the drain time.
-const drainGrace = 2 * time.Second
+// drainGrace is what slow clients, and a machine that stands still, get on top of the
+// drain time.
+const drainGrace = 5 * time.Second
 
 func (s *Server) drain() {
 	ctx, cancel := context.WithTimeout(s.ctx, s.opt.DrainTime+drainGrace)
