@@ -245,7 +245,11 @@ func (e *exch) offer(a *frame.Accept) (err error) {
 		var again <-chan time.Time
 		if !e.s.isUp(to) {
 			to = e.s.pickHandler(e.x.ID)
-			if to.Boot != 0 && e.s.opts.Bus.Send(to.Name, frame.Encode(a)) != nil {
+			b := frame.Encode(a)
+			if len(b) > frame.MaxFrame {
+				return errTooLarge
+			}
+			if to.Boot != 0 && e.s.opts.Bus.Send(to.Name, b) != nil {
 				to = bus.Peer{}
 				wait = min(2*wait, 100*time.Millisecond)
 				again = e.s.opts.After(wait)

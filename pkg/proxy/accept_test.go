@@ -264,6 +264,23 @@ func TestHandOverFails(t *testing.T) {
 		}
 		r.log.wait(t, "exchange not handed over")
 	})
+	t.Run("larger than a frame", func(t *testing.T) {
+		const prefix, channels = 20_000, 500
+		h := "Grip-Hold: stream"
+		for i := range channels {
+			h += fmt.Sprintf("\nGrip-Channel: %d", i)
+		}
+		many := newOrigin(t, answering(ok(h, "x")))
+		r := newRig(t, "*,prefix="+strings.Repeat("p", prefix)+" "+many.addr, nil)
+		r.handler.answer = func(a *frame.Accept) *frame.Accepted {
+			t.Errorf("it was offered with %d channels", len(a.Channels))
+			return nil
+		}
+		if got := r.get("/"); got.status() != "500 Internal Server Error" || got.body != unavailable {
+			t.Errorf("got %s %q", got.status(), got.body)
+		}
+		r.log.wait(t, errTooLarge.text)
+	})
 	t.Run("refused after the head", func(t *testing.T) {
 		big := newOrigin(t, answering(ok("Grip-Hold: stream\nGrip-Channel: a", strings.Repeat("x", 100_001))))
 		r := newRig(t, "* "+big.addr, nil)
@@ -272,6 +289,16 @@ func TestHandOverFails(t *testing.T) {
 			t.Errorf("got %s, %d bytes, cut %+v", got.status(), len(got.body), got.cut)
 		}
 	})
+}
+
+// A head that does not fit into a frame ends the exchange, with a reason that
+// connmgr can answer.
+func TestResponseLargerThanFrame(t *testing.T) {
+	o := newOrigin(t, answering(ok("X-A: "+strings.Repeat("a", frame.MaxFrame), "x")))
+	r := newRig(t, "* "+o.addr, func(o *Options) { o.Origin.Limits.MaxHead = 2 * frame.MaxFrame })
+	if got := r.get("/"); got.Response != nil || got.cut == nil || got.cut.Reason != frame.ReasonOriginFailed {
+		t.Errorf("got %s, cut %+v", got.status(), got.cut)
+	}
 }
 
 // A handler that dies before it answers has lost the exchange; its next boot, or

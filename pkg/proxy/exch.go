@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -52,6 +53,9 @@ type handlerAnswer struct {
 var (
 	errConnmgrLost = &endError{frame.ReasonPeerLost, "connmgr is gone"}
 	errGap         = &endError{frame.ReasonGap, "a frame of the exchange is missing"}
+	// errTooLarge: the other end would not read the frame. What makes one so large
+	// is the origin's.
+	errTooLarge = &endError{frame.ReasonOriginFailed, fmt.Sprintf("frame is larger than %d bytes", frame.MaxFrame)}
 )
 
 func newExch(s *Server, x frame.XID, r *frame.Request) *exch {
@@ -166,7 +170,11 @@ func (e *exch) trySend(f frame.Frame) error {
 		return errConnmgrLost
 	}
 	setSeq(f, e.sendSeq)
-	err := e.s.opts.Bus.Send(e.x.Conn, frame.Encode(f))
+	b := frame.Encode(f)
+	if len(b) > frame.MaxFrame {
+		return errTooLarge
+	}
+	err := e.s.opts.Bus.Send(e.x.Conn, b)
 	if err == nil {
 		e.sendSeq++
 		e.conn.toClient(f)

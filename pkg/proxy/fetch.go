@@ -138,7 +138,11 @@ func (s *Server) answerFetch(f *fetch, result *frame.Fetched) bool {
 			return true
 		}
 		result.Token = a.token
-		return !errors.Is(s.opts.Bus.Send(a.from.Name, frame.Encode(result)), bus.ErrQueueFull)
+		b := frame.Encode(result)
+		if len(b) > frame.MaxFrame { // the largest head, and such a body
+			b = frame.Encode(&frame.Fetched{Token: a.token, Condition: conditionTooLarge})
+		}
+		return !errors.Is(s.opts.Bus.Send(a.from.Name, b), bus.ErrQueueFull)
 	})
 	return len(f.waiting) == 0
 }

@@ -84,6 +84,17 @@ func TestFetch(t *testing.T) {
 	}
 }
 
+// A head and a body, neither of them too large, come to more than a frame.
+func TestFetchedLargerThanFrame(t *testing.T) {
+	o := newOrigin(t, answering(ok("X-A: "+strings.Repeat("a", frame.MaxFrame/2), strings.Repeat("b", maxFetchBody))))
+	r := newRig(t, "*,id=r "+o.addr, func(o *Options) { o.Origin.Limits.MaxHead = frame.MaxFrame })
+	r.handler.fetch(t, &frame.Fetch{Token: 1, Method: "GET", URI: "http://h/", Route: "r", Base: "http://h", MaxBody: maxFetchBody})
+	want := &frame.Fetched{Token: 1, Condition: conditionTooLarge}
+	if got := within(t, r.handler.fetched); got.Condition != want.Condition || got.Token != want.Token || len(got.Body) > 0 {
+		t.Errorf("got condition %q, token %d, %d bytes", got.Condition, got.Token, len(got.Body))
+	}
+}
+
 func TestFetchTimeout(t *testing.T) {
 	o := hung(t)
 	r := newRig(t, "*,id=r "+o.addr, nil)
