@@ -130,14 +130,7 @@ var actions = map[string]map[string]action{
 			all, err := s.DeadLetters(id, c, limit)
 			return 200, map[string]any{"dead_letters": all}, err
 		},
-		"DELETE": func(s *Service, id string, q url.Values, _ []byte) (int, any, error) {
-			c, err := choiceIn(q)
-			if err != nil {
-				return 0, nil, err
-			}
-			n, err := s.Purge(id, c)
-			return 200, map[string]int{"purged": n}, err
-		},
+		"DELETE": purge((*Service).Purge),
 	},
 	"replay": {"POST": func(s *Service, id string, _ url.Values, body []byte) (int, any, error) {
 		c, after, err := choiceOf(body)
@@ -167,14 +160,7 @@ var actions = map[string]map[string]action{
 			all, err := s.Kept(id, c, after, limit)
 			return 200, map[string]any{"kept": all}, err
 		},
-		"DELETE": func(s *Service, id string, q url.Values, _ []byte) (int, any, error) {
-			c, err := choiceIn(q)
-			if err != nil {
-				return 0, nil, err
-			}
-			n, err := s.PurgeKept(id, c)
-			return 200, map[string]int{"purged": n}, err
-		},
+		"DELETE": purge((*Service).PurgeKept),
 	},
 	"resend": {"POST": func(s *Service, id string, _ url.Values, body []byte) (int, any, error) {
 		c, after, err := choiceOf(body)
@@ -184,6 +170,18 @@ var actions = map[string]map[string]action{
 		res, err := s.Resend(id, c, after)
 		return 200, res, err
 	}},
+}
+
+// purge is the action that forgets what of an endpoint a query names.
+func purge(forget func(*Service, string, Choice) (int, error)) action {
+	return func(s *Service, id string, q url.Values, _ []byte) (int, any, error) {
+		c, err := choiceIn(q)
+		if err != nil {
+			return 0, nil, err
+		}
+		n, err := forget(s, id, c)
+		return 200, map[string]int{"purged": n}, err
+	}
 }
 
 // choiceIn reads a choice from a query; without any it is all.
