@@ -211,7 +211,7 @@ func TestTakeovers(t *testing.T) {
 
 	const clients = 6
 	var all []*visitor
-	var wg sync.WaitGroup
+	var wg, writers sync.WaitGroup
 	stop := make(chan struct{})
 	var sockets []*websocket.Conn
 	for i := range clients {
@@ -223,7 +223,7 @@ func TestTakeovers(t *testing.T) {
 		v := &visitor{name: fmt.Sprint("c", i)}
 		all = append(all, v)
 		wg.Go(func() { v.read(ws) })
-		wg.Go(func() {
+		writers.Go(func() {
 			tick := time.NewTicker(10 * time.Millisecond)
 			defer tick.Stop()
 			for {
@@ -246,6 +246,7 @@ func TestTakeovers(t *testing.T) {
 	}
 	halt := sync.OnceFunc(func() { close(stop) })
 	defer wg.Wait()
+	defer writers.Wait()
 	defer func() {
 		d.mu.Lock()
 		d.closing = true
@@ -392,6 +393,7 @@ func TestTakeovers(t *testing.T) {
 	}
 
 	halt()
+	writers.Wait() // there is no message more
 	reached("at the end")
 	for _, v := range all {
 		v.mu.Lock()
