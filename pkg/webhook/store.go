@@ -156,23 +156,26 @@ func (s *Service) load() error {
 		if err != nil {
 			return err
 		}
-		_ = tx.Bucket(bucketQueue).ForEach(func(k, v []byte) error {
-			num, seq, ok := parseKey(k)
-			e, err := parseEntry(seq, v)
-			ep := byNum[num]
-			switch {
-			case !ok || err != nil:
-				skipped++
-				return nil //nolint:nilerr // counted
-			case ep == nil:
-				orphan(bucketQueue, k)
+		entries := func(bucket []byte, add func(ep *endpoint, e entry)) {
+			_ = tx.Bucket(bucket).ForEach(func(k, v []byte) error {
+				num, seq, ok := parseKey(k)
+				e, err := parseEntry(seq, v)
+				ep := byNum[num]
+				switch {
+				case !ok || err != nil:
+					skipped++
+				case ep == nil:
+					orphan(bucket, k)
+				default:
+					add(ep, s.clock.restore(e, ep))
+				}
 				return nil
-			}
-			e = s.clock.restore(e, ep)
-			s.retain(seq)
+			})
+		}
+		entries(bucketQueue, func(ep *endpoint, e entry) {
+			s.retain(e.seq)
 			s.count(ep, e, 1)
 			ep.push(e)
-			return nil
 		})
 		_ = tx.Bucket(bucketDead).ForEach(func(k, _ []byte) error {
 			if num, seq, ok := parseKey(k); ok && byNum[num] != nil {
@@ -183,22 +186,9 @@ func (s *Service) load() error {
 			}
 			return nil
 		})
-		_ = tx.Bucket(bucketKept).ForEach(func(k, v []byte) error {
-			num, seq, ok := parseKey(k)
-			e, err := parseEntry(seq, v)
-			ep := byNum[num]
-			switch {
-			case !ok || err != nil:
-				skipped++
-				return nil //nolint:nilerr // counted
-			case ep == nil:
-				orphan(bucketKept, k)
-				return nil
-			}
-			e = s.clock.restore(e, ep)
+		entries(bucketKept, func(ep *endpoint, e entry) {
 			s.countKept(ep, e, 1)
 			ep.kept = append(ep.kept, e)
-			return nil
 		})
 		for _, ep := range byNum {
 			ep.putKept(nil) // in the order of delivery
