@@ -17,6 +17,17 @@ func (r *wsRig) leftOver(n int) {
 	})
 }
 
+// orphaned waits until it is noticed that the session of c has no proxy.
+func (r *wsRig) orphaned(c *wsClient) {
+	r.t.Helper()
+	poll.Until(r.t, "the session is an orphan", func() bool {
+		x := r.s.exchange(c.id)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		return x.ws.orphan
+	})
+}
+
 // toldEnd wants a session that is over: its request, and then the end of it.
 func toldEnd(t *testing.T, p *far, id uint64, session string, reason frame.Reason) {
 	t.Helper()
@@ -35,12 +46,7 @@ func TestSessionEndsWithoutProxy(t *testing.T) {
 	c := r.open("first")
 	r.settled(c)
 	r.p.stop()
-	poll.Until(t, "the session is an orphan", func() bool {
-		x := r.s.exchange(c.id)
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		return x.ws.orphan
-	})
+	r.orphaned(c)
 	_ = c.Close()
 	r.leftOver(1)
 	p := r.far("proxy.0", nil)
@@ -100,12 +106,7 @@ func TestSessionIsShutWithoutProxy(t *testing.T) {
 	r := newWSRig(t)
 	c := r.open("first", "g")
 	r.p.stop()
-	poll.Until(t, "the session is an orphan", func() bool {
-		x := r.s.exchange(c.id)
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		return x.ws.orphan
-	})
+	r.orphaned(c)
 	c.frame(0x81, "last words")
 	poll.Until(t, "it is there", func() bool {
 		x := r.s.exchange(c.id)

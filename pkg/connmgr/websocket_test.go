@@ -639,12 +639,7 @@ func TestWebSocketSessionIsHandedOn(t *testing.T) {
 	c.far(&frame.Session{Record: []byte("second"), Acked: 1})
 	r.settled(c)
 	r.p.stop()
-	poll.Until(t, "the session is an orphan", func() bool {
-		x := r.s.exchange(c.id)
-		x.mu.Lock()
-		defer x.mu.Unlock()
-		return x.ws.orphan
-	})
+	r.orphaned(c)
 	c.frame(0x81, "m4") // while nobody is there
 	r.h.send(wsPublish(1, "g", "meanwhile"))
 	c.want(0x81, "meanwhile")

@@ -17,7 +17,6 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/holdfast/holdfast/pkg/bus"
 	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/wsevents"
 	"github.com/holdfast/holdfast/test/poll"
@@ -48,16 +47,7 @@ func newTraffic(t *testing.T, s *stack.Stack, origin *backend) *traffic {
 		l.cancel()
 		l.wg.Wait()
 	})
-	push, err := bus.NewPush(bus.SocketOptions{Name: "push", Connect: []string{"tcp://" + s.Push}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = push.Close() })
-	pub, err := bus.NewPub(bus.SocketOptions{Name: "pub", Connect: []string{"tcp://" + s.Sub}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = pub.Close() })
+	push, pub := publishers(t, s)
 	l.intakes = []*intake{
 		{channel: "http", send: func(ctx context.Context, n int, text string) error {
 			return poster(ctx, s, "http", n, text)
