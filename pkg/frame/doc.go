@@ -45,6 +45,9 @@ const (
 	MaxBodyPart = 32 << 10
 	// MaxHeaders is the largest number of header fields in one frame.
 	MaxHeaders = 1024
+	// MaxGiven is how many of them an origin or a publisher may give: those that
+	// are added on the way have room.
+	MaxGiven = MaxHeaders - 32
 	// MaxFrame is the largest encoded frame, in bytes.
 	MaxFrame = 8 << 20
 	// MaxExpansion is what the lists of one frame may take in memory while it is

@@ -16,10 +16,6 @@ const (
 	defaultKeepAliveTimeout = 55
 	minKeepAliveTimeout     = 1
 	defaultNextTimeout      = 120
-
-	// MaxFields is how many header fields or variables an instruct may have: what
-	// goes into one frame, with room for fields that are added on the way.
-	MaxFields = frame.MaxHeaders - 32
 )
 
 // Features is the value of Grip-Feature: what origins may rely on.
@@ -53,10 +49,10 @@ func Parse(code int, reason string, h []frame.Field, body []byte, base string) (
 	if err := in.parse(code, h, body, base); err != nil {
 		return nil, err
 	}
-	if len(in.Header) > MaxFields {
+	if len(in.Header) > frame.MaxGiven {
 		return nil, errorf("too many headers")
 	}
-	if len(in.Meta) > MaxFields {
+	if len(in.Meta) > frame.MaxGiven {
 		return nil, errorf("too many meta variables")
 	}
 	return in, nil

@@ -5,7 +5,6 @@ import (
 
 	"github.com/holdfast/holdfast/pkg/filter"
 	"github.com/holdfast/holdfast/pkg/frame"
-	"github.com/holdfast/holdfast/pkg/grip"
 )
 
 // control changes the subscriptions of a WebSocket as its origin asked, and
@@ -77,7 +76,7 @@ func (s *Server) wsMeta(h *hold, c *frame.Control) (fault string) {
 	for _, f := range meta {
 		size += len(f.Name) + len(f.Value)
 	}
-	if len(meta) > grip.MaxFields || size > maxMeta {
+	if len(meta) > frame.MaxGiven || size > maxMeta {
 		return "too many meta variables"
 	}
 	a.Meta, h.meta = meta, meta

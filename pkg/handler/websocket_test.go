@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/holdfast/holdfast/pkg/frame"
-	"github.com/holdfast/holdfast/pkg/grip"
 )
 
 // control sends a Control and waits for its answer.
@@ -109,7 +108,7 @@ func TestWebSocketMetaLimit(t *testing.T) {
 	set := func(name, value string) string {
 		return r.control(h, &frame.Control{Op: frame.ControlMeta, Fields: []frame.Field{{Name: name, Value: value}}}).Text
 	}
-	for i := range grip.MaxFields {
+	for i := range frame.MaxGiven {
 		if fault := set(fmt.Sprint("m", i), "v"); fault != "" {
 			t.Fatalf("variable %d: %s", i, fault)
 		}

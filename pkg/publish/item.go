@@ -30,10 +30,6 @@ func errorf(format string, args ...any) error { return &Error{fmt.Sprintf(format
 // one in its record.
 const MaxID = 4096
 
-// MaxHeaders is how many header fields a format may have, and how many names it
-// may expose: as many as a frame, and some room for what is added on the way.
-const MaxHeaders = frame.MaxHeaders - 32
-
 // Item is one publication.
 type Item struct {
 	Channel string
@@ -707,7 +703,7 @@ func (o *object) headers(f *Format) {
 	default:
 		o.wrongType("headers")
 	}
-	if len(f.Header) > MaxHeaders || len(f.Expose) > MaxHeaders {
+	if len(f.Header) > frame.MaxGiven || len(f.Expose) > frame.MaxGiven {
 		o.fail("%s contains too many headers", o.name)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/holdfast/holdfast/pkg/frame"
 	"github.com/holdfast/holdfast/pkg/tnet"
 )
 
@@ -149,16 +150,16 @@ func TestLimits(t *testing.T) {
 		return `{"channel":"a","` + field + `":"` + strings.Repeat("x", n) + `","http-stream":{"content":""}}`
 	}
 	for in, want := range map[string]string{
-		response(`"code":200`):            "",
-		response(`"code":199`):            "Invalid format: 'http-response' contains 'code' with invalid value",
-		response(`"code":101`):            "Invalid format: 'http-response' contains 'code' with invalid value",
-		response(headers(MaxHeaders)):     "",
-		response(headers(MaxHeaders + 1)): "Invalid format: 'http-response' contains too many headers",
-		response(expose(MaxHeaders)):      "",
-		response(expose(MaxHeaders + 1)):  "Invalid format: 'http-response' contains too many headers",
-		id("id", MaxID):                   "",
-		id("id", MaxID+1):                 "Invalid format: publish item object contains 'id' with invalid value",
-		id("prev-id", MaxID+1):            "Invalid format: publish item object contains 'prev-id' with invalid value",
+		response(`"code":200`):                "",
+		response(`"code":199`):                "Invalid format: 'http-response' contains 'code' with invalid value",
+		response(`"code":101`):                "Invalid format: 'http-response' contains 'code' with invalid value",
+		response(headers(frame.MaxGiven)):     "",
+		response(headers(frame.MaxGiven + 1)): "Invalid format: 'http-response' contains too many headers",
+		response(expose(frame.MaxGiven)):      "",
+		response(expose(frame.MaxGiven + 1)):  "Invalid format: 'http-response' contains too many headers",
+		id("id", MaxID):                       "",
+		id("id", MaxID+1):                     "Invalid format: publish item object contains 'id' with invalid value",
+		id("prev-id", MaxID+1):                "Invalid format: publish item object contains 'prev-id' with invalid value",
 	} {
 		_, err := ParseBatch([]byte(`{"items":[` + in + `]}`))
 		if got := fmt.Sprint(err); got != want && (err != nil || want != "") {
@@ -425,7 +426,7 @@ func FuzzMessage(f *testing.F) {
 			return
 		}
 		if r := it.Response; r != nil && r.Action == Send {
-			if r.Code < 200 || len(r.Header) > MaxHeaders || r.Code > 999 {
+			if r.Code < 200 || len(r.Header) > frame.MaxGiven || r.Code > 999 {
 				t.Fatalf("code %d", r.Code)
 			}
 			for _, h := range r.Header {
