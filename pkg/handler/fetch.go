@@ -30,8 +30,8 @@ const (
 	maxAsks = 10000
 	// maxAskBytes bounds what filter requests keep until they are answered, those
 	// that wait for their turn and those under way: what filters made of messages,
-	// and header fields. The messages themselves are not counted: a thousand
-	// receivers share one.
+	// and header fields. The messages themselves are shared by their receivers,
+	// and count once; see waiting.
 	maxAskBytes = 64 << 20
 	// asksPerTick is their rate: 100 a second.
 	asksPerTick = 10
@@ -54,7 +54,7 @@ type fetch struct {
 	until   time.Time
 	h       *hold // nil for a gone link
 	uri     string
-	size    int // of Server.askBytes
+	ask     *ask // nil if it is not of a filter
 	done    func(*frame.Fetched)
 }
 
@@ -88,7 +88,9 @@ func (s *Server) fetched(f *frame.Fetched) {
 		return
 	}
 	delete(s.fetches, f.Token)
-	s.askBytes -= ft.size // before done, which may ask the next filter
+	if ft.ask != nil {
+		s.asked(ft.ask) // before done, which may ask the next filter
+	}
 	result := "ok"
 	if f.Condition != "" {
 		result = "failed"
@@ -325,6 +327,7 @@ func (s *Server) fetchGone(a *frame.Accept, tries int) {
 // ask is a question of a filter over HTTP that waits for its turn.
 type ask struct {
 	h    *hold
+	it   *publish.Item // of Server.waiting
 	size int           // of Server.askBytes
 	run  func() *fetch // makes the request
 }
@@ -369,7 +372,7 @@ func (s *Server) askFilter(h *hold, sb *sub, it *publish.Item, f *publish.Format
 	for _, field := range req.Header {
 		size += len(field.Value)
 	}
-	if s.askBytes+size > maxAskBytes {
+	if s.askBytes+size > maxAskBytes || !s.waiting.keep(it) {
 		r.filtered(sb, filter.Result{}, errAsks)
 		return
 	}
@@ -377,7 +380,7 @@ func (s *Server) askFilter(h *hold, sb *sub, it *publish.Item, f *publish.Format
 	if h.more.asking, h.more.asked = true, nil; isDelivery(f, h.mode) {
 		h.more.asked = it
 	}
-	s.asks = append(s.asks, ask{h, size, func() *fetch {
+	s.asks = append(s.asks, &ask{h, it, size, func() *fetch {
 		return s.startFetch(forFilter, h, h.more.acc, req, func(got *frame.Fetched) {
 			h.more.asking = false
 			sb := h.find(name)
@@ -402,14 +405,20 @@ func (s *Server) askFilter(h *hold, sb *sub, it *publish.Item, f *publish.Format
 	}})
 }
 
+// asked gives back what a question kept.
+func (s *Server) asked(a *ask) {
+	s.askBytes -= a.size
+	s.waiting.release(a.it)
+}
+
 // runAsks sends the filter requests whose turn has come.
 func (s *Server) runAsks() {
 	n := min(len(s.asks), asksPerTick)
 	for _, a := range s.asks[:n] {
 		if a.h.over {
-			s.askBytes -= a.size
+			s.asked(a)
 		} else {
-			a.run().size = a.size // given back when it is answered
+			a.run().ask = a
 		}
 	}
 	s.asks = slices.Delete(s.asks, 0, n)

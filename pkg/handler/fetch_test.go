@@ -389,7 +389,11 @@ func TestAsksAreBounded(t *testing.T) {
 	overloads := func() int { return int(r.metric("holdfast_handler_dropped_total", "overload")) }
 	nothingKept := func() {
 		t.Helper()
-		r.wait("nothing is kept any more", func() bool { return kept() == 0 })
+		r.wait("nothing is kept any more", func() bool {
+			r.s.mu.Lock()
+			defer r.s.mu.Unlock()
+			return r.s.askBytes == 0 && r.s.waiting.bytes == 0 && len(r.s.waiting.items) == 0
+		})
 		r.balanced()
 	}
 	const value, times = 100_000, 40
@@ -506,4 +510,47 @@ func TestAsksShareTheMessage(t *testing.T) {
 	}
 	r.publish(stream("a", text))
 	r.wait("all get it", func() bool { return r.metric("holdfast_handler_delivered_total", "") == holds })
+}
+
+// Messages that wait for holds whose filters ask count once each, whether they are
+// asked about or queue up behind that, and are dropped when there is no room.
+func TestWaitingItemsAreBounded(t *testing.T) {
+	r := newRig(t)
+	const holds, size = 2, 900_000
+	for range holds {
+		r.holdWith(frame.ModeStream, func(a *frame.Accept) {
+			a.Meta = []frame.Field{{Name: "url", Value: "/check"}}
+		}, frame.Channel{Name: "a", Filters: []string{"http-modify"}})
+	}
+	text := strings.Repeat("x", size)
+	const fit, more = maxWaitingBytes / size, 5 // each has some hundred bytes beside its text, fewer than are left of the room
+	for range fit + more {
+		r.publish(stream("a", text))
+	}
+	r.wait("the first is asked about", func() bool { return len(r.fetched()) == holds })
+	if n := r.metric("holdfast_handler_dropped_total", "overload"); n != holds*more {
+		t.Errorf("%v dropped, want %d", n, holds*more)
+	}
+	r.s.mu.Lock()
+	items, bytes := len(r.s.waiting.items), r.s.waiting.bytes
+	r.s.mu.Unlock()
+	if items != fit || bytes < fit*size || bytes > maxWaitingBytes {
+		t.Errorf("%d messages of %d bytes wait, want %d", items, bytes, fit)
+	}
+	r.origin(map[string][]*frame.Fetched{"http://example.com/check": {answer(204, "")}})
+	r.proxy.mu.Lock()
+	for _, f := range r.proxy.fetches {
+		if err := r.proxy.node.Send("handler.0", frame.Encode(&frame.Fetched{Token: f.Token, Code: 204})); err != nil {
+			t.Error(err)
+		}
+	}
+	r.proxy.mu.Unlock()
+	r.wait("all that fit are delivered", func() bool { return r.metric("holdfast_handler_delivered_total", "") == holds*fit })
+	r.s.mu.Lock()
+	items, bytes = len(r.s.waiting.items), r.s.waiting.bytes
+	r.s.mu.Unlock()
+	if items != 0 || bytes != 0 {
+		t.Errorf("%d messages of %d bytes wait for nobody", items, bytes)
+	}
+	r.balanced()
 }

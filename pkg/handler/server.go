@@ -58,8 +58,9 @@ type Server struct {
 	fetches   map[uint64]*fetch
 	lastFetch uint64
 	paced     map[uint64]func() // what happens when a next link's body was written
-	asks      []ask
+	asks      []*ask
 	askBytes  int // kept for asks, until they are answered; see maxAskBytes
+	waiting   waiting
 	gones     []goneTry
 	ticks     int
 	waited    bool // for a first connmgr

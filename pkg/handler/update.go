@@ -96,7 +96,7 @@ func (h *hold) busy() bool {
 
 // queue keeps an item for a busy hold.
 func (s *Server) queue(h *hold, it *publish.Item, f *publish.Format) {
-	if len(h.more.queue) >= maxQueued {
+	if len(h.more.queue) >= maxQueued || !s.waiting.keep(it) {
 		if isDelivery(f, h.mode) {
 			s.dropped(it, frame.ReasonOverload, 1)
 		}
@@ -108,6 +108,7 @@ func (s *Server) queue(h *hold, it *publish.Item, f *publish.Format) {
 // clearQueue drops what waits for a hold.
 func (s *Server) clearQueue(h *hold) {
 	for _, q := range h.more.queue {
+		s.waiting.release(q.it)
 		if isDelivery(q.f, h.mode) {
 			s.dropped(q.it, frame.ReasonNotReady, 1)
 		}
@@ -124,6 +125,7 @@ func (s *Server) drain(h *hold, resync bool) {
 		sb := h.find(q.it.Channel)
 		switch {
 		case h.over || sb == nil || resync && sb.hasLast && sb.lastID != q.it.PrevID:
+			s.waiting.release(q.it)
 			if isDelivery(q.f, h.mode) {
 				s.dropped(q.it, frame.ReasonNotReady, 1)
 			}
@@ -137,6 +139,7 @@ func (s *Server) drain(h *hold, resync bool) {
 		key := sb.Group().Key // the item may end the hold
 		r.member(sb)
 		r.flush(key)
+		s.waiting.release(q.it)
 	}
 }
 
